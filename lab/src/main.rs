@@ -1,0 +1,3 @@
+//! `cargo lab`: the command line of `incontext`.
+
+fn main() {}

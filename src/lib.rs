@@ -1,0 +1,9 @@
+//! `incontext`: which optimisation algorithm is a transformer running when it learns in context?
+#![warn(missing_docs)]
+
+pub mod error;
+pub mod experiments;
+pub mod figure;
+pub mod progress;
+
+pub use error::{Error, Result};
