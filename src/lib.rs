@@ -4,6 +4,7 @@
 pub mod error;
 pub mod experiments;
 pub mod figure;
+pub mod fs;
 pub mod progress;
 
 pub use error::{Error, Result};

@@ -1,0 +1,61 @@
+//! Files that are there whole or not at all.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Writes `bytes` to `path` so that a reader, or a crash, finds either the old file or the whole new one: the bytes go
+/// to a new file beside it, to the disk, and then take its name. A folder that is missing is made.
+///
+/// # Errors
+/// [`Error::File`] if the folder cannot be made or written to, or the disk is full; nothing is left behind then.
+///
+/// ```
+/// let path = std::env::temp_dir().join(format!("incontext-doc-{}.txt", std::process::id()));
+/// incontext::fs::write_atomic(&path, b"whole")?;
+/// assert_eq!(std::fs::read(&path).unwrap(), b"whole");
+/// # std::fs::remove_file(&path).unwrap();
+/// # Ok::<(), incontext::Error>(())
+/// ```
+pub fn write_atomic(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<()> {
+    let path = path.as_ref();
+    let failed = |why: std::io::Error| Error::file(path, "write", why);
+    let name = path.file_name().ok_or_else(|| Error::file(path, "write", "the path names no file"))?;
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    let (mut file, temporary) = create_beside(&folder, name).map_err(failed)?;
+    let written = file.write_all(bytes.as_ref()).and_then(|()| file.sync_all());
+    drop(file);
+    let done = written.and_then(|()| std::fs::rename(&temporary, path));
+    if done.is_err() {
+        // The error that matters is the one above; a leftover that cannot be removed changes nothing about it.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    done.map_err(failed)?;
+    // The name is on the disk once its folder is; not every system can open a folder for that.
+    if let Ok(folder) = File::open(&folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// A new file in `folder` under a name that nothing else has.
+fn create_beside(folder: &Path, name: &std::ffi::OsStr) -> std::io::Result<(File, PathBuf)> {
+    let mut attempt = 0;
+    loop {
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}-{attempt}.tmp", std::process::id()));
+        let path = folder.join(hidden);
+        match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Ok(file) => return Ok((file, path)),
+            Err(taken) if taken.kind() == std::io::ErrorKind::AlreadyExists && attempt < 1000 => attempt += 1,
+            Err(other) => return Err(other),
+        }
+    }
+}
