@@ -22,6 +22,7 @@
 //! # Ok::<(), incontext::Error>(())
 //! ```
 
+mod check;
 mod claims;
 mod numbers;
 mod panel;
@@ -164,6 +165,20 @@ impl Figure {
     pub fn with_claims(mut self, claims: Claims) -> Self {
         self.claims.extend(claims);
         self
+    }
+
+    /// Whether the figure can be drawn; everything that draws asks this first.
+    ///
+    /// A NaN is a gap, not an error, where there are other numbers. On a log axis, a band's edge at or below 0 is cut
+    /// off where the axis ends.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for lists of different lengths, empty ones, a heat map whose values do
+    /// not fill it, and frames with different panels; [`Error::Invalid`](crate::Error::Invalid) for infinite values,
+    /// nothing but NaN, values at or below 0 on a log axis, and ranges that are none. Both name the panel and the
+    /// series.
+    pub fn check(&self) -> crate::Result<()> {
+        check::figure(self)
     }
 
     /// What made the figure: configuration, seed, versions. Exports carry it.
