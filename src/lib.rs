@@ -5,6 +5,10 @@ pub mod error;
 pub mod experiments;
 pub mod figure;
 pub mod fs;
+pub mod linalg;
+pub mod ops;
 pub mod progress;
+pub mod rng;
+pub mod tasks;
 
 pub use error::{Error, Result};

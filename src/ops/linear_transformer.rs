@@ -1,0 +1,545 @@
+//! The whole L-layer linear-attention transformer of `pgd` as one op on the dfdx tape, in the sparse parametrisation.
+//!
+//! Layer l holds P_l = [B_l 0; 0 1] and Q_l = [A_l 0; 0 0] (eq. 11; eq. 8 is B_l = 0). Written for the sufficient
+//! statistics G = X M Xᵀ/n, g = X M Yᵀ/n, the query x and its label slot q, the layer
+//! Z ← Z + (1/n) P Z M (Zᵀ Q Z) becomes
+//!
+//! ```text
+//! q ← q + gᵀ A x            h = g + G Aᵀ g
+//! x ← R x,   g ← R h,   G ← R G Rᵀ        with R = I + B G A
+//! ```
+//!
+//! which is free of n. The last layer changes q alone and the one before it need not update G, so a training step at
+//! the authors' setting costs a few thousand operations a prompt instead of some fifty thousand. The backward pass
+//! recomputes the forward one: storing it would cost more memory traffic than it saves arithmetic.
+
+use std::sync::Arc;
+
+use dfdx::prelude::*;
+use rayon::prelude::*;
+
+use super::lanes::{Kernel, LANES, Lanes, Real, dispatch};
+use super::moments::{Moments, stride};
+use crate::{Error, Result};
+
+/// Parameters of every layer: `[layers, 2, d, d]`, B_l at index 0 and A_l at index 1 of the second axis, as in the
+/// authors' `allparam`.
+pub type Params<T, Tp = NoneTape> = Tensor<(usize, usize, usize, usize), T, Cpu, Tp>;
+
+/// The scalars for which the op is compiled.
+pub trait Fused: Real {
+    /// The label slot [Z_L]_{d+1,n+1} of every prompt, `[batch]`.
+    #[doc(hidden)]
+    fn forward(moments: &Moments<Self>, params: &[Self], layers: usize) -> Vec<Self>;
+    /// The gradient in `params` for the gradient `e` in the label slots.
+    #[doc(hidden)]
+    fn backward(moments: &Moments<Self>, params: &[Self], layers: usize, e: &[Self]) -> Vec<f64>;
+}
+
+macro_rules! fused {
+    ($($t:ty),*) => {$(
+        impl Fused for $t {
+            fn forward(moments: &Moments<Self>, params: &[Self], layers: usize) -> Vec<Self> {
+                forward(moments, params, layers)
+            }
+            fn backward(moments: &Moments<Self>, params: &[Self], layers: usize, e: &[Self]) -> Vec<f64> {
+                backward(moments, params, layers, e)
+            }
+        }
+    )*};
+}
+fused!(f32, f64);
+
+/// The label slot [Z_L]_{d+1,n+1} of every prompt, `[batch]`: minus the model's prediction (`pgd` eq. 5).
+///
+/// Differentiable in `params`; the prompts carry no gradient.
+///
+/// # Errors
+/// [`Error::Shape`] unless `params` is `[layers, 2, d, d]` with the prompts' d and at least one layer.
+pub fn linear_transformer<T: Fused, Tp: Tape<T, Cpu>>(
+    moments: &Arc<Moments<T>>,
+    params: Params<T, Tp>,
+) -> Result<Tensor<(usize,), T, Cpu, Tp>> {
+    let (layers, two, rows, cols) = *params.shape();
+    let d = moments.dim();
+    if layers == 0 || (two, rows, cols) != (2, d, d) {
+        return Err(Error::shape("parameters", &[layers, two, rows, cols], format!("[layers >= 1, 2, {d}, {d}]")));
+    }
+    let device = params.device().clone();
+    let (params, mut tape) = params.split_tape();
+    let values = params.as_vec();
+    let out = device
+        .try_tensor_from_vec(T::forward(moments, &values, layers), (moments.len(),))
+        .map_err(|e| Error::numerical("linear transformer", e.to_string()))?;
+    let (output, moments) = (out.clone(), Arc::clone(moments));
+    tape.add_backward_op(move |gradients| {
+        let e = gradients.get_or_alloc_mut(&output)?.to_vec();
+        let gradient = T::backward(&moments, &values, layers, &e);
+        let into = gradients.get_or_alloc_mut(&params)?;
+        into.iter_mut().zip(gradient).for_each(|(g, v)| *g += T::of(v));
+        Ok(())
+    });
+    Ok(out.put_tape(tape))
+}
+
+/// Tiles in a piece of work: enough to pay for a task, few enough to balance two threads.
+const TILES: usize = 32;
+
+fn forward<T: Real>(moments: &Moments<T>, params: &[T], layers: usize) -> Vec<T> {
+    let (d, stride) = (moments.dim(), stride(moments.dim()));
+    let mut out = vec![T::default(); moments.len()];
+    out.par_chunks_mut(TILES * LANES).zip(moments.tiles().par_chunks(TILES * stride)).for_each(|(out, tiles)| {
+        dispatch(Forward { d, layers, params, tiles, out });
+    });
+    out
+}
+
+fn backward<T: Real>(moments: &Moments<T>, params: &[T], layers: usize, e: &[T]) -> Vec<f64> {
+    let (d, stride) = (moments.dim(), stride(moments.dim()));
+    // One sum a piece, added up in the order of the pieces: the result does not depend on the number of threads.
+    let pieces: Vec<Vec<f64>> = e
+        .par_chunks(TILES * LANES)
+        .zip(moments.tiles().par_chunks(TILES * stride))
+        .map(|(e, tiles)| dispatch(Backward { d, layers, params, tiles, e }))
+        .collect();
+    let mut sum = vec![0.0; params.len()];
+    for piece in pieces {
+        sum.iter_mut().zip(piece).for_each(|(s, v)| *s += v);
+    }
+    sum
+}
+
+struct Forward<'a, T> {
+    d: usize,
+    layers: usize,
+    params: &'a [T],
+    tiles: &'a [Lanes<T>],
+    out: &'a mut [T],
+}
+
+impl<T: Real> Kernel for Forward<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        // The paper's dimension is compiled with its loops unrolled.
+        if self.d == 5 { self.tiles::<FMA, 5>() } else { self.tiles::<FMA, 0>() }
+    }
+}
+
+impl<T: Real> Forward<'_, T> {
+    #[inline(always)]
+    fn tiles<const FMA: bool, const D: usize>(self) {
+        let d = if D == 0 { self.d } else { D };
+        let mut state = State::<T, D>::new(d, self.layers);
+        for (tile, out) in self.tiles.chunks(stride(d)).zip(self.out.chunks_mut(LANES)) {
+            let q = state.forward::<FMA>(self.params, tile);
+            out.copy_from_slice(&q.0[..out.len()]);
+        }
+    }
+}
+
+struct Backward<'a, T> {
+    d: usize,
+    layers: usize,
+    params: &'a [T],
+    tiles: &'a [Lanes<T>],
+    e: &'a [T],
+}
+
+impl<T: Real> Kernel for Backward<'_, T> {
+    type Output = Vec<f64>;
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> Vec<f64> {
+        if self.d == 5 { self.tiles::<FMA, 5>() } else { self.tiles::<FMA, 0>() }
+    }
+}
+
+impl<T: Real> Backward<'_, T> {
+    #[inline(always)]
+    fn tiles<const FMA: bool, const D: usize>(self) -> Vec<f64> {
+        let d = if D == 0 { self.d } else { D };
+        let mut state = State::<T, D>::new(d, self.layers);
+        let mut gradient = vec![Lanes::zero(); self.params.len()];
+        for (tile, e) in self.tiles.chunks(stride(d)).zip(self.e.chunks(LANES)) {
+            let mut lanes = Lanes::zero();
+            lanes.0[..e.len()].copy_from_slice(e);
+            state.forward::<FMA>(self.params, tile);
+            state.backward::<FMA>(self.params, &lanes, &mut gradient);
+        }
+        gradient.iter().map(Lanes::sum).collect()
+    }
+}
+
+/// What the forward pass leaves for the backward one, of one tile: for each layer the matrices G, C = G A, R, R G and
+/// the vectors of [`Vectors`].
+struct State<T, const D: usize> {
+    d: usize,
+    layers: usize,
+    matrices: Vec<Lanes<T>>,
+    vectors: Vec<Lanes<T>>,
+    /// Adjoints of G, g and x, and room for intermediate ones.
+    adjoint: Vec<Lanes<T>>,
+}
+
+/// The vectors of a layer, in the order in which they are stored: g, x, v = Aᵀ g, h = g + G v, and for u in {h, x}:
+/// s = A u and t = G s.
+const G_: usize = 0;
+const X_: usize = 1;
+const V_: usize = 2;
+const H_: usize = 3;
+const SH: usize = 4;
+const TH: usize = 5;
+const SX: usize = 6;
+const TX: usize = 7;
+const VECTORS: usize = 8;
+const MATRICES: usize = 4;
+
+impl<T: Real, const D: usize> State<T, D> {
+    fn new(d: usize, layers: usize) -> Self {
+        State {
+            d,
+            layers,
+            matrices: vec![Lanes::zero(); layers * MATRICES * d * d],
+            vectors: vec![Lanes::zero(); layers * VECTORS * d],
+            adjoint: vec![Lanes::zero(); 5 * d * d + 6 * d],
+        }
+    }
+
+    #[inline(always)]
+    fn d(&self) -> usize {
+        if D == 0 { self.d } else { D }
+    }
+
+    #[inline(always)]
+    fn forward<const FMA: bool>(&mut self, params: &[T], tile: &[Lanes<T>]) -> Lanes<T> {
+        let d = self.d();
+        let dd = d * d;
+        self.matrices[..dd].copy_from_slice(&tile[..dd]);
+        self.vectors[G_ * d..][..d].copy_from_slice(&tile[dd..][..d]);
+        self.vectors[X_ * d..][..d].copy_from_slice(&tile[dd + d..][..d]);
+        let mut q = Lanes::zero();
+        for l in 0..self.layers {
+            let b = &params[2 * l * dd..][..dd];
+            let a = &params[(2 * l + 1) * dd..][..dd];
+            let (now, next) = self.vectors[l * VECTORS * d..].split_at_mut(VECTORS * d);
+            let (matrices, matrices_next) = self.matrices[l * MATRICES * dd..].split_at_mut(MATRICES * dd);
+            let (gram, work) = matrices.split_at_mut(dd);
+            let mut parts = now.chunks_exact_mut(d);
+            let mut part = || parts.next().unwrap_or_default();
+            let (g, x, v, h, sh, th, sx, tx) = (part(), part(), part(), part(), part(), part(), part(), part());
+            times::<T, FMA, D>(d, a, x, sx);
+            for i in 0..d {
+                q = q.add_mul::<FMA>(&g[i], &sx[i]);
+            }
+            if l + 1 == self.layers {
+                break;
+            }
+            times_transposed::<T, FMA, D>(d, a, g, v);
+            h.copy_from_slice(g);
+            add_lanes_times::<T, FMA, D>(d, gram, v, h);
+            times::<T, FMA, D>(d, a, h, sh);
+            lanes_times::<T, FMA, D>(d, gram, sh, th);
+            lanes_times::<T, FMA, D>(d, gram, sx, tx);
+            let (g_next, rest) = next.split_at_mut(d);
+            let x_next = &mut rest[..d];
+            g_next.copy_from_slice(h);
+            add_times::<T, FMA, D>(d, b, th, g_next);
+            x_next.copy_from_slice(x);
+            add_times::<T, FMA, D>(d, b, tx, x_next);
+            // The last layer reads g and x alone: the one before it leaves G.
+            if l + 2 < self.layers {
+                let (c, work) = work.split_at_mut(dd);
+                let (r, rg) = work.split_at_mut(dd);
+                // C = G A; R = I + B C; R G; G' = (R G) Rᵀ, symmetric.
+                for i in 0..d {
+                    for j in 0..d {
+                        let mut s = Lanes::zero();
+                        for k in 0..d {
+                            s = s.add_scaled::<FMA>(a[k * d + j], &gram[i * d + k]);
+                        }
+                        c[i * d + j] = s;
+                    }
+                }
+                for i in 0..d {
+                    for j in 0..d {
+                        let mut s = Lanes::splat(T::of(if i == j { 1.0 } else { 0.0 }));
+                        for k in 0..d {
+                            s = s.add_scaled::<FMA>(b[i * d + k], &c[k * d + j]);
+                        }
+                        r[i * d + j] = s;
+                    }
+                }
+                product::<T, FMA, D>(d, r, gram, rg);
+                let gram_next = &mut matrices_next[..dd];
+                for i in 0..d {
+                    for j in 0..=i {
+                        let mut s = Lanes::zero();
+                        for k in 0..d {
+                            s = s.add_mul::<FMA>(&rg[i * d + k], &r[j * d + k]);
+                        }
+                        gram_next[i * d + j] = s;
+                        gram_next[j * d + i] = s;
+                    }
+                }
+            }
+        }
+        q
+    }
+
+    /// Adds the gradient of this tile in `params` to `gradient`, for the gradient `e` in the label slots.
+    ///
+    /// Adjoints carry the name of what they are the adjoint of; G's is kept symmetric.
+    #[inline(always)]
+    fn backward<const FMA: bool>(&mut self, params: &[T], e: &Lanes<T>, gradient: &mut [Lanes<T>]) {
+        let d = self.d();
+        let dd = d * d;
+        let (d_gram, rest) = self.adjoint.split_at_mut(dd);
+        let (d_gram_next, rest) = rest.split_at_mut(dd);
+        let (d_r, rest) = rest.split_at_mut(dd);
+        let (d_c, rest) = rest.split_at_mut(dd);
+        let (work, rest) = rest.split_at_mut(dd);
+        let mut parts = rest.chunks_exact_mut(d);
+        let mut part = || parts.next().unwrap_or_default();
+        let (d_g, d_x, d_t, d_s, d_h, d_v) = (part(), part(), part(), part(), part(), part());
+        for l in (0..self.layers).rev() {
+            let b = &params[2 * l * dd..][..dd];
+            let a = &params[(2 * l + 1) * dd..][..dd];
+            let (before, grad_a) = gradient[..(2 * l + 2) * dd].split_at_mut((2 * l + 1) * dd);
+            let grad_b = &mut before[2 * l * dd..];
+            let vectors = &self.vectors[l * VECTORS * d..][..VECTORS * d];
+            let vector = |i: usize| &vectors[i * d..][..d];
+            let matrices = &self.matrices[l * MATRICES * dd..][..MATRICES * dd];
+            let (gram, c, r, rg) = (&matrices[..dd], &matrices[dd..2 * dd], &matrices[2 * dd..3 * dd], &matrices[3 * dd..]);
+            let (g, x, sx) = (vector(G_), vector(X_), vector(SX));
+            if l + 1 == self.layers {
+                // q += gᵀ s, s = A x.
+                for i in 0..d {
+                    d_s[i] = Lanes::zero().add_mul::<FMA>(e, &g[i]);
+                    d_g[i] = Lanes::zero().add_mul::<FMA>(e, &sx[i]);
+                }
+                add_outer::<T, FMA, D>(d, d_s, x, grad_a);
+                times_transposed::<T, FMA, D>(d, a, d_s, d_x);
+                d_gram.fill(Lanes::zero());
+                continue;
+            }
+            let keep = l > 0;
+            d_gram_next.copy_from_slice(d_gram);
+            d_gram.fill(Lanes::zero());
+            // x' = x + B t, t = G s, s = A x; and q += gᵀ s.
+            let (s, t) = (sx, vector(TX));
+            add_outer::<T, FMA, D>(d, d_x, t, grad_b);
+            times_transposed::<T, FMA, D>(d, b, d_x, d_t);
+            lanes_times::<T, FMA, D>(d, gram, d_t, d_s);
+            for i in 0..d {
+                d_s[i] = d_s[i].add_mul::<FMA>(e, &g[i]);
+            }
+            add_outer::<T, FMA, D>(d, d_s, x, grad_a);
+            if keep {
+                add_outer::<T, FMA, D>(d, d_t, s, d_gram);
+                add_times_transposed::<T, FMA, D>(d, a, d_s, d_x);
+            }
+            // g' = h + B t, t = G s, s = A h.
+            let (h, s, t) = (vector(H_), vector(SH), vector(TH));
+            add_outer::<T, FMA, D>(d, d_g, t, grad_b);
+            times_transposed::<T, FMA, D>(d, b, d_g, d_t);
+            lanes_times::<T, FMA, D>(d, gram, d_t, d_s);
+            add_outer::<T, FMA, D>(d, d_s, h, grad_a);
+            d_h.copy_from_slice(d_g);
+            add_times_transposed::<T, FMA, D>(d, a, d_s, d_h);
+            if keep {
+                add_outer::<T, FMA, D>(d, d_t, s, d_gram);
+            }
+            // h = g + G v, v = Aᵀ g.
+            lanes_times::<T, FMA, D>(d, gram, d_h, d_v);
+            add_outer::<T, FMA, D>(d, g, d_v, grad_a);
+            if keep {
+                add_outer::<T, FMA, D>(d, d_h, vector(V_), d_gram);
+                d_g.copy_from_slice(d_h);
+                add_times::<T, FMA, D>(d, a, d_v, d_g);
+                for i in 0..d {
+                    d_g[i] = d_g[i].add_mul::<FMA>(e, &sx[i]);
+                }
+            }
+            if l + 2 < self.layers {
+                // G' = R G Rᵀ with R = I + B C, C = G A: R̄ = 2 Ḡ' R G.
+                for i in 0..d {
+                    for j in 0..d {
+                        let mut s = Lanes::zero();
+                        for k in 0..d {
+                            s = s.add_mul::<FMA>(&d_gram_next[i * d + k], &rg[k * d + j]);
+                        }
+                        d_r[i * d + j] = s.plus(&s);
+                    }
+                }
+                for i in 0..d {
+                    for j in 0..d {
+                        let (mut s, mut u) = (grad_b[i * d + j], Lanes::zero());
+                        for k in 0..d {
+                            s = s.add_mul::<FMA>(&d_r[i * d + k], &c[j * d + k]);
+                            u = u.add_scaled::<FMA>(b[k * d + i], &d_r[k * d + j]);
+                        }
+                        grad_b[i * d + j] = s;
+                        d_c[i * d + j] = u;
+                    }
+                }
+                for i in 0..d {
+                    for j in 0..d {
+                        let mut s = grad_a[i * d + j];
+                        for k in 0..d {
+                            s = s.add_mul::<FMA>(&gram[i * d + k], &d_c[k * d + j]);
+                        }
+                        grad_a[i * d + j] = s;
+                    }
+                }
+                if keep {
+                    for i in 0..d {
+                        for j in 0..d {
+                            let mut s = d_gram[i * d + j];
+                            for k in 0..d {
+                                s = s.add_scaled::<FMA>(a[j * d + k], &d_c[i * d + k]);
+                            }
+                            d_gram[i * d + j] = s;
+                        }
+                    }
+                    product::<T, FMA, D>(d, d_gram_next, r, work);
+                    for i in 0..d {
+                        for j in 0..d {
+                            let mut s = d_gram[i * d + j];
+                            for k in 0..d {
+                                s = s.add_mul::<FMA>(&r[k * d + i], &work[k * d + j]);
+                            }
+                            d_gram[i * d + j] = s;
+                        }
+                    }
+                }
+            }
+            if keep {
+                let half = T::of(0.5);
+                for i in 0..d {
+                    for j in 0..=i {
+                        let both = d_gram[i * d + j].plus(&d_gram[j * d + i]);
+                        let mean = Lanes::zero().add_scaled::<FMA>(half, &both);
+                        d_gram[i * d + j] = mean;
+                        d_gram[j * d + i] = mean;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `out = m v` with one matrix for all lanes.
+#[inline(always)]
+fn times<T: Real, const FMA: bool, const D: usize>(d: usize, m: &[T], v: &[Lanes<T>], out: &mut [Lanes<T>]) {
+    out.fill(Lanes::zero());
+    add_times::<T, FMA, D>(d, m, v, out);
+}
+
+/// `out += m v` with one matrix for all lanes.
+#[inline(always)]
+fn add_times<T: Real, const FMA: bool, const D: usize>(d: usize, m: &[T], v: &[Lanes<T>], out: &mut [Lanes<T>]) {
+    let d = if D == 0 { d } else { D };
+    for i in 0..d {
+        let mut s = out[i];
+        for j in 0..d {
+            s = s.add_scaled::<FMA>(m[i * d + j], &v[j]);
+        }
+        out[i] = s;
+    }
+}
+
+/// `out = mᵀ v` with one matrix for all lanes.
+#[inline(always)]
+fn times_transposed<T: Real, const FMA: bool, const D: usize>(
+    d: usize,
+    m: &[T],
+    v: &[Lanes<T>],
+    out: &mut [Lanes<T>],
+) {
+    out.fill(Lanes::zero());
+    add_times_transposed::<T, FMA, D>(d, m, v, out);
+}
+
+/// `out += mᵀ v` with one matrix for all lanes.
+#[inline(always)]
+fn add_times_transposed<T: Real, const FMA: bool, const D: usize>(
+    d: usize,
+    m: &[T],
+    v: &[Lanes<T>],
+    out: &mut [Lanes<T>],
+) {
+    let d = if D == 0 { d } else { D };
+    for i in 0..d {
+        let mut s = out[i];
+        for j in 0..d {
+            s = s.add_scaled::<FMA>(m[j * d + i], &v[j]);
+        }
+        out[i] = s;
+    }
+}
+
+/// `out = m v` with a matrix in every lane.
+#[inline(always)]
+fn lanes_times<T: Real, const FMA: bool, const D: usize>(
+    d: usize,
+    m: &[Lanes<T>],
+    v: &[Lanes<T>],
+    out: &mut [Lanes<T>],
+) {
+    out.fill(Lanes::zero());
+    add_lanes_times::<T, FMA, D>(d, m, v, out);
+}
+
+/// `out += m v` with a matrix in every lane.
+#[inline(always)]
+fn add_lanes_times<T: Real, const FMA: bool, const D: usize>(
+    d: usize,
+    m: &[Lanes<T>],
+    v: &[Lanes<T>],
+    out: &mut [Lanes<T>],
+) {
+    let d = if D == 0 { d } else { D };
+    for i in 0..d {
+        let mut s = out[i];
+        for j in 0..d {
+            s = s.add_mul::<FMA>(&m[i * d + j], &v[j]);
+        }
+        out[i] = s;
+    }
+}
+
+/// `out += u vᵀ`.
+#[inline(always)]
+fn add_outer<T: Real, const FMA: bool, const D: usize>(
+    d: usize,
+    u: &[Lanes<T>],
+    v: &[Lanes<T>],
+    out: &mut [Lanes<T>],
+) {
+    let d = if D == 0 { d } else { D };
+    for i in 0..d {
+        for j in 0..d {
+            out[i * d + j] = out[i * d + j].add_mul::<FMA>(&u[i], &v[j]);
+        }
+    }
+}
+
+/// `out = a b`, a matrix in every lane.
+#[inline(always)]
+pub(super) fn product<T: Real, const FMA: bool, const D: usize>(
+    d: usize,
+    a: &[Lanes<T>],
+    b: &[Lanes<T>],
+    out: &mut [Lanes<T>],
+) {
+    let d = if D == 0 { d } else { D };
+    for i in 0..d {
+        for j in 0..d {
+            let mut s = Lanes::zero();
+            for k in 0..d {
+                s = s.add_mul::<FMA>(&a[i * d + k], &b[k * d + j]);
+            }
+            out[i * d + j] = s;
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The exact in-context loss: the average over w⋆ and the query in closed form, over the context by Wishart samples.
+//!
+//! In whitened coordinates (Σ = I, w⋆ ~ N(0, I)) an L-layer model of eq. 11 is a polynomial in Ĝ ~ Wishart_d(n, I)/n:
+//!
+//! ```text
+//! S_0 = T_0 = I,   U = Ĝ T_lᵀ A_l T_l,   S_{l+1} = S_l + S_l U,   T_{l+1} = T_l + B_l T_l U,   f = E ‖S_L‖_F²
+//! ```
+//!
+//! The prompts' w⋆ and query have left, so a few hundred samples tell what takes the prompt-level loss many thousand.
+
+use rayon::prelude::*;
+
+use super::lanes::{Kernel, LANES, Lanes, dispatch};
+use super::linear_transformer::product;
+use crate::{Error, Result};
+
+/// Samples of Ĝ, in tiles of [`LANES`].
+#[derive(Clone, Debug)]
+pub struct GramSamples {
+    dim: usize,
+    samples: usize,
+    tiles: Vec<Lanes<f64>>,
+}
+
+impl GramSamples {
+    /// From samples `[samples, d, d]`, row-major (see [`crate::tasks::LinearRegression::sample_gram`]).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the length is no positive multiple of d².
+    pub fn new(dim: usize, grams: &[f64]) -> Result<Self> {
+        let dd = dim * dim;
+        if dd == 0 || grams.is_empty() || grams.len() % dd != 0 {
+            return Err(Error::shape("Gram samples", &[grams.len()], format!("[samples >= 1, {dim}, {dim}]")));
+        }
+        let samples = grams.len() / dd;
+        let mut tiles = vec![Lanes::zero(); samples.div_ceil(LANES) * dd];
+        for (k, gram) in grams.chunks(dd).enumerate() {
+            for (lanes, v) in tiles[k / LANES * dd..].iter_mut().zip(gram) {
+                lanes.0[k % LANES] = *v;
+            }
+        }
+        Ok(GramSamples { dim, samples, tiles })
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.samples
+    }
+
+    /// Whether there are none (never, by construction).
+    pub fn is_empty(&self) -> bool {
+        self.samples == 0
+    }
+
+    /// Dimension d.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The loss of every sample, `[samples]`: ‖S_L‖_F² for whitened `params` `[layers, 2, d, d]`, B before A.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the parameters have another shape.
+    pub fn losses(&self, params: &[f64]) -> Result<Vec<f64>> {
+        let layers = self.layers(params)?;
+        let dd = self.dim * self.dim;
+        let losses: Vec<Lanes<f64>> = self
+            .tiles
+            .par_chunks(TILES * dd)
+            .flat_map_iter(|tiles| dispatch(Losses { d: self.dim, layers, params, tiles }))
+            .collect();
+        Ok(losses.iter().flat_map(|l| l.0).take(self.samples).collect())
+    }
+
+    /// The mean loss and its gradient in `params`, of the same shape.
+    ///
+    /// # Errors
+    /// As [`GramSamples::losses`].
+    pub fn loss_and_gradient(&self, params: &[f64]) -> Result<(f64, Vec<f64>)> {
+        let layers = self.layers(params)?;
+        let dd = self.dim * self.dim;
+        let filled = |piece: usize| (self.samples - piece * TILES * LANES).min(TILES * LANES);
+        let pieces: Vec<(f64, Vec<f64>)> = self
+            .tiles
+            .par_chunks(TILES * dd)
+            .enumerate()
+            .map(|(i, tiles)| dispatch(Gradient { d: self.dim, layers, params, tiles, samples: filled(i) }))
+            .collect();
+        let (mut loss, mut gradient) = (0.0, vec![0.0; params.len()]);
+        for (l, g) in pieces {
+            loss += l;
+            gradient.iter_mut().zip(g).for_each(|(s, v)| *s += v);
+        }
+        let scale = 1.0 / self.samples as f64;
+        gradient.iter_mut().for_each(|g| *g *= scale);
+        Ok((loss * scale, gradient))
+    }
+
+    fn layers(&self, params: &[f64]) -> Result<usize> {
+        let layer = 2 * self.dim * self.dim;
+        if params.is_empty() || params.len() % layer != 0 {
+            return Err(Error::shape("parameters", &[params.len()], format!("[layers >= 1, 2, {0}, {0}]", self.dim)));
+        }
+        Ok(params.len() / layer)
+    }
+}
+
+const TILES: usize = 16;
+
+struct Losses<'a> {
+    d: usize,
+    layers: usize,
+    params: &'a [f64],
+    tiles: &'a [Lanes<f64>],
+}
+
+impl Kernel for Losses<'_> {
+    type Output = Vec<Lanes<f64>>;
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> Self::Output {
+        if self.d == 5 { self.tiles::<FMA, 5>() } else { self.tiles::<FMA, 0>() }
+    }
+}
+
+impl Losses<'_> {
+    #[inline(always)]
+    fn tiles<const FMA: bool, const D: usize>(self) -> Vec<Lanes<f64>> {
+        let mut state = State::<D>::new(self.d, self.layers);
+        self.tiles.chunks(self.d * self.d).map(|gram| state.forward::<FMA>(self.params, gram)).collect()
+    }
+}
+
+struct Gradient<'a> {
+    d: usize,
+    layers: usize,
+    params: &'a [f64],
+    tiles: &'a [Lanes<f64>],
+    samples: usize,
+}
+
+impl Kernel for Gradient<'_> {
+    type Output = (f64, Vec<f64>);
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> Self::Output {
+        if self.d == 5 { self.tiles::<FMA, 5>() } else { self.tiles::<FMA, 0>() }
+    }
+}
+
+impl Gradient<'_> {
+    #[inline(always)]
+    fn tiles<const FMA: bool, const D: usize>(self) -> (f64, Vec<f64>) {
+        let mut state = State::<D>::new(self.d, self.layers);
+        let mut gradient = vec![Lanes::zero(); self.params.len()];
+        let mut loss = 0.0;
+        for (i, gram) in self.tiles.chunks(self.d * self.d).enumerate() {
+            // Lanes that stand for no sample have Ĝ = 0, hence S = I: their loss is d and must not count.
+            let filled = (self.samples - i * LANES).min(LANES);
+            loss += state.forward::<FMA>(self.params, gram).0[..filled].iter().sum::<f64>();
+            state.backward::<FMA>(self.params, gram, &mut gradient);
+        }
+        (loss, gradient.iter().map(Lanes::sum).collect())
+    }
+}
+
+/// Of one tile: for each layer S, T, A T, V = Tᵀ A T, U = Ĝ V, T U; and the adjoints.
+struct State<const D: usize> {
+    d: usize,
+    layers: usize,
+    store: Vec<Lanes<f64>>,
+    adjoint: Vec<Lanes<f64>>,
+}
+
+const STORED: usize = 6;
+
+impl<const D: usize> State<D> {
+    fn new(d: usize, layers: usize) -> Self {
+        let dd = d * d;
+        State {
+            d,
+            layers,
+            store: vec![Lanes::zero(); (layers * STORED + 2) * dd],
+            adjoint: vec![Lanes::zero(); 6 * dd],
+        }
+    }
+
+    #[inline(always)]
+    fn forward<const FMA: bool>(&mut self, params: &[f64], gram: &[Lanes<f64>]) -> Lanes<f64> {
+        let d = if D == 0 { self.d } else { D };
+        let dd = d * d;
+        for i in 0..dd {
+            let v = Lanes::splat(if i % (d + 1) == 0 { 1.0 } else { 0.0 });
+            self.store[i] = v;
+            self.store[dd + i] = v;
+        }
+        for l in 0..self.layers {
+            let b = &params[2 * l * dd..][..dd];
+            let a = &params[(2 * l + 1) * dd..][..dd];
+            let (now, next) = self.store[l * STORED * dd..].split_at_mut(STORED * dd);
+            let mut parts = now.chunks_exact_mut(dd);
+            let mut part = || parts.next().unwrap_or_default();
+            let (s, t, at, v, u, tu) = (part(), part(), part(), part(), part(), part());
+            shared_times::<FMA, D>(d, a, t, at);
+            transposed_product::<FMA, D>(d, t, at, v);
+            product::<f64, FMA, D>(d, gram, v, u);
+            let (s_next, rest) = next.split_at_mut(dd);
+            product::<f64, FMA, D>(d, s, u, s_next);
+            for (n, s) in s_next.iter_mut().zip(&*s) {
+                *n = n.plus(s);
+            }
+            if l + 1 < self.layers {
+                product::<f64, FMA, D>(d, t, u, tu);
+                let t_next = &mut rest[..dd];
+                shared_times::<FMA, D>(d, b, tu, t_next);
+                for (n, t) in t_next.iter_mut().zip(&*t) {
+                    *n = n.plus(t);
+                }
+            }
+        }
+        let last = &self.store[self.layers * STORED * dd..][..dd];
+        last.iter().fold(Lanes::zero(), |sum, s| sum.add_mul::<FMA>(s, s))
+    }
+
+    /// Adds the gradient of ‖S_L‖_F² in `params` to `gradient`.
+    #[inline(always)]
+    fn backward<const FMA: bool>(&mut self, params: &[f64], gram: &[Lanes<f64>], gradient: &mut [Lanes<f64>]) {
+        let d = if D == 0 { self.d } else { D };
+        let dd = d * d;
+        let mut parts = self.adjoint.chunks_exact_mut(dd);
+        let mut part = || parts.next().unwrap_or_default();
+        let (d_s, d_t, d_u, d_v, d_tu, work) = (part(), part(), part(), part(), part(), part());
+        let last = &self.store[self.layers * STORED * dd..][..dd];
+        for (d_s, s) in d_s.iter_mut().zip(last) {
+            *d_s = s.plus(s);
+        }
+        d_t.fill(Lanes::zero());
+        for l in (0..self.layers).rev() {
+            let b = &params[2 * l * dd..][..dd];
+            let a = &params[(2 * l + 1) * dd..][..dd];
+            let (before, grad_a) = gradient[..(2 * l + 2) * dd].split_at_mut((2 * l + 1) * dd);
+            let grad_b = &mut before[2 * l * dd..];
+            let stored = &self.store[l * STORED * dd..][..STORED * dd];
+            let part = |i: usize| &stored[i * dd..][..dd];
+            let (s, t, at, u, tu) = (part(0), part(1), part(2), part(4), part(5));
+            // S' = S + S U.
+            transposed_product::<FMA, D>(d, s, d_s, d_u);
+            work.copy_from_slice(d_s);
+            add_product_transposed::<FMA, D>(d, work, u, d_s);
+            // T' = T + B (T U).
+            if l + 1 < self.layers {
+                for i in 0..d {
+                    for j in 0..d {
+                        let (mut g, mut w) = (grad_b[i * d + j], Lanes::zero());
+                        for k in 0..d {
+                            g = g.add_mul::<FMA>(&d_t[i * d + k], &tu[j * d + k]);
+                            w = w.add_scaled::<FMA>(b[k * d + i], &d_t[k * d + j]);
+                        }
+                        grad_b[i * d + j] = g;
+                        d_tu[i * d + j] = w;
+                    }
+                }
+                for i in 0..d {
+                    for j in 0..d {
+                        let mut w = d_u[i * d + j];
+                        for k in 0..d {
+                            w = w.add_mul::<FMA>(&t[k * d + i], &d_tu[k * d + j]);
+                        }
+                        d_u[i * d + j] = w;
+                    }
+                }
+                add_product_transposed::<FMA, D>(d, d_tu, u, d_t);
+            }
+            // U = Ĝ V, V = Tᵀ (A T): V̄ = Ĝ Ū, Ā = T V̄ Tᵀ, T̄ += A T V̄ᵀ + Aᵀ T V̄.
+            product::<f64, FMA, D>(d, gram, d_u, d_v);
+            product::<f64, FMA, D>(d, t, d_v, work);
+            for i in 0..d {
+                for j in 0..d {
+                    let (mut g, mut w) = (grad_a[i * d + j], d_t[i * d + j]);
+                    for k in 0..d {
+                        g = g.add_mul::<FMA>(&work[i * d + k], &t[j * d + k]);
+                        w = w.add_mul::<FMA>(&at[i * d + k], &d_v[j * d + k]);
+                        w = w.add_scaled::<FMA>(a[k * d + i], &work[k * d + j]);
+                    }
+                    grad_a[i * d + j] = g;
+                    d_t[i * d + j] = w;
+                }
+            }
+        }
+    }
+}
+
+/// `out = m x`, one matrix for all lanes.
+#[inline(always)]
+fn shared_times<const FMA: bool, const D: usize>(d: usize, m: &[f64], x: &[Lanes<f64>], out: &mut [Lanes<f64>]) {
+    let d = if D == 0 { d } else { D };
+    for i in 0..d {
+        for j in 0..d {
+            let mut s = Lanes::zero();
+            for k in 0..d {
+                s = s.add_scaled::<FMA>(m[i * d + k], &x[k * d + j]);
+            }
+            out[i * d + j] = s;
+        }
+    }
+}
+
+/// `out = aᵀ b`.
+#[inline(always)]
+fn transposed_product<const FMA: bool, const D: usize>(
+    d: usize,
+    a: &[Lanes<f64>],
+    b: &[Lanes<f64>],
+    out: &mut [Lanes<f64>],
+) {
+    let d = if D == 0 { d } else { D };
+    for i in 0..d {
+        for j in 0..d {
+            let mut s = Lanes::zero();
+            for k in 0..d {
+                s = s.add_mul::<FMA>(&a[k * d + i], &b[k * d + j]);
+            }
+            out[i * d + j] = s;
+        }
+    }
+}
+
+/// `out += a bᵀ`.
+#[inline(always)]
+fn add_product_transposed<const FMA: bool, const D: usize>(
+    d: usize,
+    a: &[Lanes<f64>],
+    b: &[Lanes<f64>],
+    out: &mut [Lanes<f64>],
+) {
+    let d = if D == 0 { d } else { D };
+    for i in 0..d {
+        for j in 0..d {
+            let mut s = out[i * d + j];
+            for k in 0..d {
+                s = s.add_mul::<FMA>(&a[i * d + k], &b[j * d + k]);
+            }
+            out[i * d + j] = s;
+        }
+    }
+}

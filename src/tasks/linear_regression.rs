@@ -1,0 +1,349 @@
+//! Linear regression in context: covariates x ~ N(0, Σ), labels y = ⟨w⋆, x⟩ + noise, one w⋆ a prompt.
+
+use rand::Rng;
+use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
+
+use super::Covariance;
+use crate::ops::moments::{Moments, Real};
+use crate::rng::{ChaCha8Rng, stream};
+use crate::{Error, Result};
+
+/// The law of the task vector w⋆.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightPrior {
+    /// w⋆ ~ N(0, I): Theorems 1, 2 and 5 of `pgd`.
+    Isotropic,
+    /// w⋆ ~ N(0, Σ⁻¹), so that labels have variance d: Theorems 3 and 4 of `pgd` and all of its experiments.
+    InverseCovariance,
+}
+
+/// The task: n examples of a linear function and a query.
+///
+/// Prompts follow `pgd` section 2: x_1 … x_{n+1} ~ N(0, Σ) independent, y_i = ⟨w⋆, x_i⟩ + σ ε_i; the last pair is the
+/// query, whose label the model does not see.
+///
+/// ```
+/// use incontext::tasks::{Covariance, LinearRegression, WeightPrior};
+/// let task = LinearRegression::new(Covariance::identity(5)?, 20, WeightPrior::InverseCovariance)?;
+/// let prompts = task.sample(3, 0)?;
+/// assert_eq!((prompts.x(0).len(), prompts.y(0).len()), (21 * 5, 21));
+/// # Ok::<(), incontext::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct LinearRegression {
+    covariance: Covariance,
+    context: usize,
+    prior: WeightPrior,
+    noise: f64,
+}
+
+/// Prompts are sampled in pieces of this many, one stream each: results do not depend on the number of threads.
+const PIECE: usize = 512;
+
+impl LinearRegression {
+    /// The noiseless task with `context` = n examples.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for n = 0.
+    pub fn new(covariance: Covariance, context: usize, prior: WeightPrior) -> Result<Self> {
+        if context == 0 {
+            return Err(Error::invalid("context length n", 0, "at least 1 example"));
+        }
+        Ok(LinearRegression { covariance, context, prior, noise: 0.0 })
+    }
+
+    /// The same with label noise of standard deviation `noise`, on every label, the query's included.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a negative or non-finite standard deviation.
+    pub fn with_noise(self, noise: f64) -> Result<Self> {
+        if !(noise.is_finite() && noise >= 0.0) {
+            return Err(Error::invalid("noise", noise, "a standard deviation of at least 0"));
+        }
+        Ok(LinearRegression { noise, ..self })
+    }
+
+    /// Dimension d of the covariates.
+    pub fn dim(&self) -> usize {
+        self.covariance.dim()
+    }
+
+    /// Context length n.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// The covariates' covariance.
+    pub fn covariance(&self) -> &Covariance {
+        &self.covariance
+    }
+
+    /// The law of w⋆.
+    pub fn prior(&self) -> WeightPrior {
+        self.prior
+    }
+
+    /// Standard deviation of the label noise.
+    pub fn noise(&self) -> f64 {
+        self.noise
+    }
+
+    /// `batch` prompts, a function of `seed` alone.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty batch.
+    pub fn sample(&self, batch: usize, seed: u64) -> Result<Prompts> {
+        let (d, tokens) = (self.dim(), self.context + 1);
+        check_batch(batch)?;
+        let (mut x, mut y) = (vec![0.0; batch * tokens * d], vec![0.0; batch * tokens]);
+        x.par_chunks_mut(PIECE * tokens * d).zip(y.par_chunks_mut(PIECE * tokens)).enumerate().for_each(
+            |(piece, (x, y))| {
+                let mut rng = stream(seed, "prompts", piece as u64);
+                let mut white = vec![0.0; d];
+                for (x, y) in x.chunks_mut(tokens * d).zip(y.chunks_mut(tokens)) {
+                    let w = self.task_vector(&mut rng, &mut white);
+                    for (x, y) in x.chunks_mut(d).zip(y) {
+                        self.covariate(&mut rng, &mut white, x);
+                        *y = x.iter().zip(&w).map(|(x, w)| x * w).sum::<f64>();
+                        if self.noise > 0.0 {
+                            *y += self.noise * normal(&mut rng);
+                        }
+                    }
+                }
+            },
+        );
+        Ok(Prompts { batch, tokens, dim: d, x, y })
+    }
+
+    /// The sufficient statistics of `batch` prompts, drawn directly: the Gram matrix of the context is Wishart, drawn
+    /// by Bartlett's decomposition, d(d+1)/2 numbers instead of n·d.
+    ///
+    /// The law is that of [`LinearRegression::sample`] followed by [`Prompts::moments`]; the draws are others.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty batch or a noisy task.
+    pub fn sample_moments<T: Real>(&self, batch: usize, seed: u64) -> Result<Moments<T>> {
+        check_batch(batch)?;
+        if self.noise > 0.0 {
+            return Err(Error::invalid("noise", self.noise, "0: Bartlett's decomposition is for noiseless labels"));
+        }
+        let d = self.dim();
+        let mut moments = Moments::zeros(batch, d);
+        moments.pieces_mut(PIECE).enumerate().for_each(|(piece, mut prompts)| {
+            let mut rng = stream(seed, "moments", piece as u64);
+            let mut white = vec![0.0; d];
+            let (mut factor, mut bartlett) = (vec![0.0; d * d], vec![0.0; d * d]);
+            let (mut gram, mut query) = (vec![0.0; d * d], vec![0.0; d]);
+            for k in 0..prompts.len() {
+                self.wishart(&mut rng, &mut bartlett, &mut factor, &mut gram);
+                let w = self.task_vector(&mut rng, &mut white);
+                self.covariate(&mut rng, &mut white, &mut query);
+                let cross: Vec<f64> = gram.chunks(d).map(|row| row.iter().zip(&w).map(|(g, w)| g * w).sum()).collect();
+                let label = query.iter().zip(&w).map(|(x, w)| x * w).sum();
+                prompts.set(k, &gram, &cross, &query, label);
+            }
+        });
+        Ok(moments)
+    }
+
+    /// `samples` draws of the context's Gram matrix Ĝ = (1/n) Σ x_i x_iᵀ, each d x d row-major: what the exact engine
+    /// averages over.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no samples.
+    pub fn sample_gram(&self, samples: usize, seed: u64) -> Result<Vec<f64>> {
+        check_batch(samples)?;
+        let d = self.dim();
+        let mut grams = vec![0.0; samples * d * d];
+        grams.par_chunks_mut(PIECE * d * d).enumerate().for_each(|(piece, grams)| {
+            let mut rng = stream(seed, "gram", piece as u64);
+            let (mut factor, mut bartlett) = (vec![0.0; d * d], vec![0.0; d * d]);
+            for gram in grams.chunks_mut(d * d) {
+                self.wishart(&mut rng, &mut bartlett, &mut factor, gram);
+            }
+        });
+        Ok(grams)
+    }
+
+    /// Ĝ ~ Wishart_d(n, Σ)/n into `gram`. For n < d the Bartlett factor has n columns only.
+    fn wishart(&self, rng: &mut ChaCha8Rng, bartlett: &mut [f64], factor: &mut [f64], gram: &mut [f64]) {
+        let (d, n) = (self.dim(), self.context);
+        bartlett.fill(0.0);
+        for j in 0..d.min(n) {
+            // Row j of the triangular factor of n Gaussian vectors: a chi with n - j degrees of freedom and normals
+            // below it.
+            bartlett[j * d + j] = chi_square(rng, n - j).sqrt();
+            for i in j + 1..d {
+                bartlett[i * d + j] = normal(rng);
+            }
+        }
+        let sqrt = self.covariance.sqrt().as_slice();
+        for i in 0..d {
+            for j in 0..d {
+                factor[i * d + j] = (j..d).map(|k| sqrt[i * d + k] * bartlett[k * d + j]).sum();
+            }
+        }
+        for i in 0..d {
+            for j in 0..=i {
+                let v = (0..d).map(|k| factor[i * d + k] * factor[j * d + k]).sum::<f64>() / n as f64;
+                gram[i * d + j] = v;
+                gram[j * d + i] = v;
+            }
+        }
+    }
+
+    fn task_vector(&self, rng: &mut ChaCha8Rng, white: &mut [f64]) -> Vec<f64> {
+        white.fill_with(|| normal(rng));
+        match self.prior {
+            WeightPrior::Isotropic => white.to_vec(),
+            WeightPrior::InverseCovariance => self.covariance.inv_sqrt().mul_vec(white),
+        }
+    }
+
+    fn covariate(&self, rng: &mut ChaCha8Rng, white: &mut [f64], x: &mut [f64]) {
+        white.fill_with(|| normal(rng));
+        let d = white.len();
+        for (x, row) in x.iter_mut().zip(self.covariance.sqrt().as_slice().chunks(d)) {
+            *x = row.iter().zip(&*white).map(|(s, v)| s * v).sum();
+        }
+    }
+}
+
+fn check_batch(batch: usize) -> Result<()> {
+    if batch == 0 { Err(Error::invalid("batch", 0, "at least 1 prompt")) } else { Ok(()) }
+}
+
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    StandardNormal.sample(rng)
+}
+
+/// Chi-square with k degrees of freedom: a sum of squares for few, Marsaglia and Tsang's gamma otherwise.
+fn chi_square(rng: &mut ChaCha8Rng, k: usize) -> f64 {
+    if k <= 4 {
+        return (0..k).map(|_| normal(rng).powi(2)).sum();
+    }
+    let shape = k as f64 / 2.0 - 1.0 / 3.0;
+    let scale = 1.0 / (9.0 * shape).sqrt();
+    loop {
+        let z = normal(rng);
+        let v = (1.0 + scale * z).powi(3);
+        if v > 0.0 && rng.gen_range(f64::MIN_POSITIVE..1.0).ln() < 0.5 * z * z + shape * (1.0 - v + v.ln()) {
+            return 2.0 * shape * v;
+        }
+    }
+}
+
+/// A batch of prompts: covariates and labels, the query last.
+#[derive(Clone, Debug)]
+pub struct Prompts {
+    batch: usize,
+    tokens: usize,
+    dim: usize,
+    x: Vec<f64>,
+    y: Vec<f64>,
+}
+
+impl Prompts {
+    /// Prompts from data: `x` is `[batch, n+1, d]`, `y` is `[batch, n+1]`, row-major, the query last.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the lengths do not fit, [`Error::Invalid`] for values that are not finite, and for an empty
+    /// batch, context or dimension.
+    pub fn from_data(batch: usize, context: usize, dim: usize, x: Vec<f64>, y: Vec<f64>) -> Result<Self> {
+        check_batch(batch)?;
+        let tokens = context + 1;
+        if context == 0 || dim == 0 {
+            return Err(Error::shape("prompts", &[batch, context, dim], "a context and a dimension of at least 1"));
+        }
+        if x.len() != batch * tokens * dim {
+            return Err(Error::shape("covariates", &[x.len()], format!("[{batch}, {tokens}, {dim}]")));
+        }
+        if y.len() != batch * tokens {
+            return Err(Error::shape("labels", &[y.len()], format!("[{batch}, {tokens}]")));
+        }
+        if let Some(bad) = x.iter().chain(&y).find(|v| !v.is_finite()) {
+            return Err(Error::invalid("prompts", bad, "finite covariates and labels"));
+        }
+        Ok(Prompts { batch, tokens, dim, x, y })
+    }
+
+    /// Number of prompts.
+    pub fn len(&self) -> usize {
+        self.batch
+    }
+
+    /// Whether there are none (never, by construction).
+    pub fn is_empty(&self) -> bool {
+        self.batch == 0
+    }
+
+    /// Context length n.
+    pub fn context(&self) -> usize {
+        self.tokens - 1
+    }
+
+    /// Dimension d.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The covariates of prompt `i`, `[n+1, d]` row-major, the query last.
+    ///
+    /// # Panics
+    /// If `i` is not below [`Prompts::len`], like indexing a slice.
+    pub fn x(&self, i: usize) -> &[f64] {
+        &self.x[i * self.tokens * self.dim..][..self.tokens * self.dim]
+    }
+
+    /// The labels of prompt `i`, `[n+1]`, the query's last.
+    ///
+    /// # Panics
+    /// If `i` is not below [`Prompts::len`], like indexing a slice.
+    pub fn y(&self, i: usize) -> &[f64] {
+        &self.y[i * self.tokens..][..self.tokens]
+    }
+
+    /// The queries' labels, `[batch]`.
+    pub fn targets(&self) -> Vec<f64> {
+        self.y.chunks(self.tokens).map(|y| y[self.tokens - 1]).collect()
+    }
+
+    /// The prompts as tokens (x_i, y_i) with the query's label replaced by 0: Z_0 transposed, `[batch, n+1, d+1]`
+    /// row-major (`pgd` eq. 1).
+    pub fn tokens<T: Real>(&self) -> Vec<T> {
+        let mut z = Vec::with_capacity(self.y.len() * (self.dim + 1));
+        for (k, (x, y)) in self.x.chunks(self.dim).zip(&self.y).enumerate() {
+            z.extend(x.iter().map(|&v| T::of(v)));
+            let query = k % self.tokens == self.tokens - 1;
+            z.push(T::of(if query { 0.0 } else { *y }));
+        }
+        z
+    }
+
+    /// The sufficient statistics of every prompt for a model of linear attention over the context:
+    /// Ĝ = (1/n) Σ x_i x_iᵀ, ĝ = (1/n) Σ x_i y_i, the query and its label.
+    pub fn moments<T: Real>(&self) -> Moments<T> {
+        let (d, n) = (self.dim, self.context());
+        let mut moments = Moments::zeros(self.batch, d);
+        moments.pieces_mut(PIECE).enumerate().for_each(|(piece, mut prompts)| {
+            let (mut gram, mut cross) = (vec![0.0; d * d], vec![0.0; d]);
+            for k in 0..prompts.len() {
+                let (x, y) = (self.x(piece * PIECE + k), self.y(piece * PIECE + k));
+                gram.fill(0.0);
+                cross.fill(0.0);
+                for (x, y) in x.chunks(d).zip(y).take(n) {
+                    for i in 0..d {
+                        let xi = x[i] / n as f64;
+                        cross[i] += xi * y;
+                        for j in 0..d {
+                            gram[i * d + j] += xi * x[j];
+                        }
+                    }
+                }
+                prompts.set(k, &gram, &cross, &x[n * d..], y[n]);
+            }
+        });
+        moments
+    }
+}
