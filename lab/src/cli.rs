@@ -1,0 +1,88 @@
+//! What can be typed after `cargo lab`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::house::House;
+use crate::trouble::Outcome;
+use crate::{bench, commands, doctor, jupyter, kernel};
+
+/// The laboratory of incontext: which optimiser does a transformer run in context?
+///
+/// Without a command: sets up what is missing, all of it inside .lab/, and opens JupyterLab on the notebooks.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab", version, args_conflicts_with_subcommands = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Task>,
+    #[command(flatten)]
+    open: jupyter::Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Say what is there, what is missing, and the command that mends it
+    Doctor,
+    /// List the figures
+    List {
+        /// As JSON, and nothing else on standard output
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make figures and check the papers' claims on them; exit code 1 if a claim fails
+    Reproduce(commands::reproduce::Options),
+    /// Train a model that the figures load
+    Train(commands::train::Options),
+    /// Write one figure in other formats
+    Export(commands::export::Options),
+    /// Measure speed
+    Bench(BenchOptions),
+    /// Run a kernel: what Jupyter calls
+    Kernel {
+        /// The connection file that Jupyter wrote
+        connection: PathBuf,
+    },
+    /// Wait for a kernel's launcher to end, and clean up after it
+    #[command(hide = true)]
+    KernelGuard {
+        /// The kernel's folder
+        folder: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+struct BenchOptions {
+    #[command(subcommand)]
+    bench: bench::Bench,
+}
+
+/// Does what was asked. Returns the exit code.
+pub fn run(arguments: Arguments) -> Outcome<u8> {
+    // Needs no repository, only the folder that it is given.
+    if let Some(Task::KernelGuard { folder }) = &arguments.command {
+        return kernel::guard::run(folder);
+    }
+    let house = House::find()?;
+    match arguments.command {
+        None => jupyter::open(&house, &arguments.open),
+        Some(Task::Doctor) => doctor::run(&house),
+        Some(Task::List { json }) => commands::list::run(json),
+        Some(Task::Reproduce(options)) => commands::reproduce::run(&house, &options),
+        Some(Task::Train(options)) => commands::train::run(&house, &options),
+        Some(Task::Export(options)) => commands::export::run(&house, &options),
+        Some(Task::Bench(options)) => bench::run(&house, &options.bench),
+        Some(Task::Kernel { connection }) => kernel::run(&house, &connection),
+        Some(Task::KernelGuard { folder }) => kernel::guard::run(&folder),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,166 @@
+//! A kernel's own folder: a copy of the template that costs hardly any time or space, since what cargo compiled is
+//! hard-linked. Two kernels share no file that either of them writes.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::template::Template;
+use crate::house::{self, House};
+use crate::trouble::{Outcome, Subject};
+
+/// A kernel's folder, removed when this is dropped.
+pub struct Folder {
+    path: PathBuf,
+    /// Held open and locked for as long as the kernel lives: how others see that it does.
+    _lock: File,
+}
+
+/// The file whose lock says that the kernel lives.
+const LOCK: &str = "alive";
+
+impl Folder {
+    /// Makes a folder with a copy of the template's compiled dependencies.
+    pub fn make(house: &House, template: &Template) -> Outcome<Folder> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
+        let path = house.make(&format!("kernels/k{}x{since:x}", std::process::id()))?;
+        let lock = File::create(path.join(LOCK)).doing(|| format!("write in {}", house.short(&path)))?;
+        lock.lock().doing(|| format!("lock {}", house.short(&path)))?;
+        let folder = Folder { path, _lock: lock };
+        let from = template.crate_folder();
+        if from.join("target").is_dir() {
+            let _unchanging = Template::lock(house)?;
+            copy(&from.join("target"), &folder.target())
+                .doing(|| format!("copy the template to {}", house.short(&folder.path)))?;
+        }
+        Ok(folder)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its name, which nothing else in a path or a text is called.
+    pub fn id(&self) -> &str {
+        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    /// Where evcxr writes the crates that it makes of cells.
+    pub fn crate_folder(&self) -> PathBuf {
+        self.path.join("crate")
+    }
+
+    fn target(&self) -> PathBuf {
+        self.crate_folder().join("target")
+    }
+
+    /// Where evcxr looks for its configuration.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config")
+    }
+
+    /// Writes a file of evcxr's configuration.
+    pub fn configure(&self, name: &str, text: &str) -> Outcome<()> {
+        house::write(&self.config().join(name), text)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        remove(&self.path);
+    }
+}
+
+/// Removes a kernel's folder. A process that is just ending may still write there, so this tries more than once.
+pub fn remove(path: &Path) {
+    for _ in 0..20 {
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Removes the folders of kernels that ended without doing so. Returns how many.
+pub fn sweep(house: &House) -> usize {
+    let folders = std::fs::read_dir(house.at("kernels")).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let dead = folders.filter(|path| path.is_dir() && !is_alive(path));
+    dead.map(|path| remove(&path)).count()
+}
+
+/// Whether a kernel holds this folder. A folder without a lock file is one that is just being made, unless it is old.
+fn is_alive(path: &Path) -> bool {
+    match File::open(path.join(LOCK)) {
+        Ok(file) => file.try_lock_shared().is_err(),
+        Err(_) => {
+            let age = std::fs::metadata(path).and_then(|m| m.modified()).ok().and_then(|made| made.elapsed().ok());
+            age.is_none_or(|age| age.as_secs() < 60)
+        }
+    }
+}
+
+/// Copies a target folder, hard-linking what nobody writes in place, and without what belongs to the cell's own crate.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let (source, target) = (entry.path(), to.join(&name));
+        let text = name.to_string_lossy();
+        if entry.file_type()?.is_dir() {
+            if text != "incremental" && !text.starts_with("ctx-") {
+                copy(&source, &target)?;
+            }
+        } else if text.starts_with("libctx") || text.starts_with("ctx-") {
+            continue;
+        } else if !is_immutable(&source) || std::fs::hard_link(&source, &target).is_err() {
+            duplicate(&source, &target, &entry.metadata()?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether cargo and rustc replace a file of this kind rather than write into it: libraries and build scripts.
+fn is_immutable(path: &Path) -> bool {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("rlib" | "rmeta" | "so" | "dylib" | "dll" | "exe") => true,
+        Some(_) => false,
+        None => path.file_name().is_some_and(|name| {
+            let name = name.to_string_lossy();
+            name.starts_with("build-script-") || name.starts_with("build_script_")
+        }),
+    }
+}
+
+/// Copies a file with its time, by which cargo judges what is fresh.
+fn duplicate(from: &Path, to: &Path, metadata: &Metadata) -> io::Result<()> {
+    std::fs::copy(from, to)?;
+    File::options().write(true).open(to)?.set_modified(metadata.modified()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_keep_their_times_and_share_only_libraries() -> io::Result<()> {
+        let base = std::env::temp_dir().join(format!("incontext-folder-{}", std::process::id()));
+        let (from, to) = (base.join("from"), base.join("to"));
+        std::fs::create_dir_all(from.join("deps"))?;
+        for name in ["deps/liba.rlib", "deps/a.d", "deps/libctx.so"] {
+            std::fs::write(from.join(name), name)?;
+        }
+        let old = SystemTime::now() - std::time::Duration::from_secs(1000);
+        File::options().write(true).open(from.join("deps/a.d"))?.set_modified(old)?;
+        copy(&from, &to)?;
+        std::fs::write(to.join("deps/a.d"), "changed")?;
+        assert_eq!(std::fs::read_to_string(from.join("deps/a.d"))?, "deps/a.d");
+        assert_eq!(std::fs::metadata(from.join("deps/a.d"))?.modified()?, old);
+        assert!(!to.join("deps/libctx.so").exists());
+        std::fs::remove_dir_all(base)
+    }
+}

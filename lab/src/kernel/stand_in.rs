@@ -1,0 +1,293 @@
+//! Stand-ins for `cargo` and `rustup`, which only the kernel sees: this program under those names.
+//!
+//! evcxr asks rustup where cargo is, and calls what it is told; its rust-analyzer looks in `$CARGO_HOME/bin`. Both find
+//! the stand-in. It hands everything on to the real cargo, with these differences:
+//!
+//! * rust-analyzer's questions (`cargo metadata`, `config get`, `rustc --print`, ...) have the same answers for every
+//!   kernel, so they are asked once and remembered beside the template.
+//! * In the crate graph that rust-analyzer gets, the helper crate keeps only the dependencies whose types a notebook
+//!   meets ([`KEPT`]), and only its `src`: the rest would be read and resolved for nothing.
+//! * evcxr compiles a cell before the first `:dep`, upon which cargo empties the lock file. The template's is put back
+//!   before the helper crate is resolved, so that it is what was compiled, to the version.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::folder::Folder;
+use super::template::{Fnv, Template};
+use crate::house::{self, House};
+use crate::setup::rust::Toolchain;
+use crate::trouble::{Outcome, Subject, Trouble};
+
+/// Which program this one stands in for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `cargo`.
+    Cargo,
+    /// `rustup`.
+    Rustup,
+}
+
+/// The variables through which the launcher tells the stand-ins what they need to know.
+const CARGO: &str = "INCONTEXT_CARGO";
+const RUSTC: &str = "INCONTEXT_RUSTC";
+const CARGO_HOME: &str = "INCONTEXT_CARGO_HOME";
+const KERNEL: &str = "INCONTEXT_KERNEL";
+
+/// Dependencies of the helper crate, at any depth, whose types or traits a notebook meets.
+const KEPT: [&str; 12] = [
+    "incontext",
+    "dfdx",
+    "num-traits",
+    "plotly",
+    "rand",
+    "rand_chacha",
+    "rand_core",
+    "rand_distr",
+    "rayon",
+    "serde",
+    "serde_core",
+    "serde_json",
+];
+
+/// The role that this process was started in, by the name it was called.
+pub fn role() -> Option<Role> {
+    std::env::var_os(CARGO)?;
+    let name = PathBuf::from(std::env::args_os().next()?);
+    match name.file_stem()?.to_str()? {
+        "cargo" => Some(Role::Cargo),
+        "rustup" => Some(Role::Rustup),
+        _ => None,
+    }
+}
+
+/// Installs the stand-ins and returns their folder, which is a `CARGO_HOME` as far as rust-analyzer can see.
+pub fn install(house: &House) -> Outcome<PathBuf> {
+    let folder = super::stand_ins(house);
+    let program = house.program();
+    for name in ["cargo", "rustup"] {
+        let path = folder.join("bin").join(house::executable(name));
+        if std::fs::read_link(&path).is_ok_and(|target| target == program) {
+            continue;
+        }
+        house.make("stand-ins/bin")?;
+        let new = path.with_extension(format!("{}.new", std::process::id()));
+        std::os::unix::fs::symlink(&program, &new)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .doing(|| format!("write {}", house.short(&path)))?;
+    }
+    Ok(folder)
+}
+
+/// What the launcher sets in the kernel's environment for the stand-ins.
+pub fn environment(toolchain: &Toolchain, folder: &Folder) -> Vec<(&'static str, OsString)> {
+    let mut variables = vec![
+        (CARGO, toolchain.cargo.clone().into_os_string()),
+        (RUSTC, toolchain.rustc.clone().into_os_string()),
+        (KERNEL, folder.id().into()),
+    ];
+    variables.extend(std::env::var_os("CARGO_HOME").map(|home| (CARGO_HOME, home)));
+    variables
+}
+
+/// Plays the role.
+pub fn run(role: Role) -> Outcome<u8> {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match role {
+        Role::Rustup => rustup(&arguments),
+        Role::Cargo => cargo(&arguments),
+    }
+}
+
+/// Answers `rustup which cargo` and `rustup which rustc`; anything else goes to the real rustup.
+fn rustup(arguments: &[OsString]) -> Outcome<u8> {
+    let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
+    match words[..] {
+        ["which", "cargo"] => {
+            let this = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+            let folder = this.parent().filter(|folder| !folder.as_os_str().is_empty()).map(Path::to_path_buf);
+            let folder = folder.or_else(|| Some(house::on_path("rustup")?.parent()?.to_path_buf()));
+            println!("{}", folder.unwrap_or_default().join(house::executable("cargo")).display());
+            Ok(0)
+        }
+        ["which", "rustc"] => {
+            println!("{}", std::env::var_os(RUSTC).map(PathBuf::from).unwrap_or_default().display());
+            Ok(0)
+        }
+        _ => {
+            // The first on the search path is this very program.
+            let others = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+                .map(|folder| folder.join(house::executable("rustup")))
+                .filter(|path| path.is_file())
+                .nth(1);
+            let rustup = others.ok_or_else(|| Trouble::new("there is no rustup on the search path"))?;
+            Err(Trouble::new(format!("could not run rustup: {}", Command::new(rustup).args(arguments).exec())))
+        }
+    }
+}
+
+/// The real cargo, in the environment that the user has.
+fn real(arguments: &[OsString]) -> Command {
+    let mut command = Command::new(std::env::var_os(CARGO).unwrap_or_else(|| "cargo".into()));
+    command.args(arguments);
+    match std::env::var_os(CARGO_HOME) {
+        Some(home) => command.env("CARGO_HOME", home),
+        None => command.env_remove("CARGO_HOME"),
+    };
+    command
+}
+
+fn cargo(arguments: &[OsString]) -> Outcome<u8> {
+    restore_lock()?;
+    let words: Option<Vec<&str>> = arguments.iter().map(|word| word.to_str()).collect();
+    let question = words.filter(|words| is_question(words));
+    let Some(words) = question else {
+        return Err(Trouble::new(format!("could not run cargo: {}", real(arguments).exec())));
+    };
+    let house = House::find()?;
+    let kernel = std::env::var(KERNEL).unwrap_or_default();
+    let record = Template::of(&house).answers().join(format!("{:016x}.json", key(&words, &kernel)));
+    if let Some(text) = std::fs::read_to_string(&record).ok().and_then(|text| remembered(&text)) {
+        print!("{}", text.replace(PLACE, &kernel));
+        return Ok(0);
+    }
+    let output = real(arguments).output().doing(|| "run cargo".into())?;
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        print!("{text}");
+        return Ok(output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
+    }
+    if words.contains(&"metadata") && words.contains(&"--filter-platform") && !words.contains(&"--no-deps") {
+        text = trim(&text, &house).unwrap_or(text);
+    }
+    print!("{text}");
+    if !kernel.is_empty() {
+        let answer = json!({ "stdout": text.replace(&kernel, PLACE) });
+        house::write(&record, answer.to_string())?;
+    }
+    Ok(0)
+}
+
+/// What a record has in the place of the kernel's own folder.
+const PLACE: &str = "<kernel>";
+
+fn remembered(record: &str) -> Option<String> {
+    let answer: Value = serde_json::from_str(record).ok()?;
+    Some(answer.get("stdout")?.as_str()?.to_string())
+}
+
+/// Whether cargo only answers and does nothing.
+fn is_question(words: &[&str]) -> bool {
+    let prints = || words.contains(&"--print");
+    match words.iter().find(|word| !word.starts_with('-') && **word != "unstable-options") {
+        Some(&("metadata" | "locate-project" | "config")) => true,
+        Some(&"rustc") => prints(),
+        None => words.contains(&"--version"),
+        _ => false,
+    }
+}
+
+/// Which answer is meant: the question, and the manifest that it is about.
+fn key(words: &[&str], kernel: &str) -> u64 {
+    let mut hash = Fnv::new();
+    let plain = |text: &str| if kernel.is_empty() { text.to_string() } else { text.replace(kernel, PLACE) };
+    for word in words {
+        hash.add(plain(word).as_bytes());
+    }
+    for file in ["Cargo.toml", ".cargo/config.toml"] {
+        hash.add(plain(&std::fs::read_to_string(file).unwrap_or_default()).as_bytes());
+    }
+    hash.0
+}
+
+/// Puts the template's lock file in place where the helper crate is about to be resolved without one.
+fn restore_lock() -> Outcome<()> {
+    let manifest = std::fs::read_to_string("Cargo.toml").unwrap_or_default();
+    if !manifest.lines().any(|line| line.trim_start().starts_with("incontext ")) {
+        return Ok(());
+    }
+    let lock = std::fs::read_to_string("Cargo.lock").unwrap_or_default();
+    if lock.contains("name = \"incontext\"") {
+        return Ok(());
+    }
+    let house = House::find()?;
+    match std::fs::read(Template::of(&house).crate_folder().join("Cargo.lock")) {
+        Ok(locked) => std::fs::write("Cargo.lock", locked).doing(|| "write Cargo.lock".into()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The graph without what rust-analyzer need not read. `None` if the answer is not what cargo is known to give.
+fn trim(answer: &str, house: &House) -> Option<String> {
+    let mut graph: Value = serde_json::from_str(answer).ok()?;
+    let name_of = |package: &Value| package.get("name")?.as_str().map(str::to_string);
+    let id_of = |package: &Value| package.get("id")?.as_str().map(str::to_string);
+    let names: std::collections::HashMap<String, String> =
+        graph.get("packages")?.as_array()?.iter().filter_map(|p| Some((id_of(p)?, name_of(p)?))).collect();
+    let is_kept = |id: &str| names.get(id).is_some_and(|name| KEPT.contains(&name.as_str()));
+    // Which packages are reached through the helper crate alone is a matter of walking the graph from its root.
+    let nodes = graph.get("resolve")?.get("nodes")?.as_array()?;
+    let edges: std::collections::HashMap<&str, Vec<&str>> = nodes
+        .iter()
+        .filter_map(|node| {
+            let dependencies = node.get("deps")?.as_array()?.iter().filter(|edge| is_normal(edge));
+            Some((node.get("id")?.as_str()?, dependencies.filter_map(|edge| edge.get("pkg")?.as_str()).collect()))
+        })
+        .collect();
+    let root = graph.get("resolve")?.get("root")?.as_str()?;
+    let mut reached = std::collections::HashSet::new();
+    let mut open = vec![(root, false)];
+    while let Some((id, below_helper)) = open.pop() {
+        if below_helper && !is_kept(id) || !reached.insert(id.to_string()) {
+            continue;
+        }
+        let below = below_helper || names.get(id).is_some_and(|name| name == "incontext");
+        open.extend(edges.get(id).into_iter().flatten().map(|next| (*next, below)));
+    }
+    let helper = house.root().join("Cargo.toml");
+    let packages = graph.get_mut("packages")?.as_array_mut()?;
+    packages.retain(|package| id_of(package).is_some_and(|id| reached.contains(&id)));
+    for package in packages.iter_mut() {
+        slim(package, &helper);
+    }
+    let nodes = graph.get_mut("resolve")?.get_mut("nodes")?.as_array_mut()?;
+    nodes.retain(|node| node.get("id").and_then(Value::as_str).is_some_and(|id| reached.contains(id)));
+    for node in nodes {
+        let is_reached = |id: Option<&Value>| id.and_then(Value::as_str).is_some_and(|id| reached.contains(id));
+        if let Some(edges) = node.get_mut("deps").and_then(Value::as_array_mut) {
+            edges.retain(|edge| is_normal(edge) && is_reached(edge.get("pkg")));
+        }
+        if let Some(ids) = node.get_mut("dependencies").and_then(Value::as_array_mut) {
+            ids.retain(|id| is_reached(Some(id)));
+        }
+    }
+    Some(format!("{graph}\n"))
+}
+
+/// Whether a dependency is one of the library itself, not of its build script or its tests.
+fn is_normal(edge: &Value) -> bool {
+    let kinds = edge.get("dep_kinds").and_then(Value::as_array);
+    kinds.is_none_or(|kinds| kinds.iter().any(|kind| kind.get("kind").is_none_or(Value::is_null)))
+}
+
+/// Leaves a package only its library. The helper crate's folder is the repository, with everything that is in `.lab`;
+/// its manifest is said to be in `src`, because rust-analyzer reads the folder that the manifest is in.
+fn slim(package: &mut Value, helper: &Path) {
+    let is_helper = package.get("manifest_path").and_then(Value::as_str).is_some_and(|path| Path::new(path) == helper);
+    let is_library = |target: &Value| {
+        let kinds = target.get("kind").and_then(Value::as_array);
+        kinds.is_some_and(|kinds| !kinds.iter().any(|k| matches!(k.as_str(), Some("test" | "bench" | "example" | "bin" | "custom-build"))))
+    };
+    if let Some(targets) = package.get_mut("targets").and_then(Value::as_array_mut) {
+        targets.retain(is_library);
+    }
+    if is_helper {
+        let inside = helper.with_file_name("src").join("Cargo.toml");
+        package["manifest_path"] = inside.to_string_lossy().into();
+    }
+}
