@@ -6,6 +6,7 @@ pub mod experiments;
 pub mod figure;
 pub mod fs;
 pub mod linalg;
+pub mod models;
 pub mod ops;
 pub mod progress;
 pub mod rng;

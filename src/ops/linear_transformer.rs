@@ -19,6 +19,10 @@ use dfdx::prelude::*;
 use rayon::prelude::*;
 
 use super::lanes::{Kernel, LANES, Lanes, Real, dispatch};
+use super::matrices::{
+    add_lanes_shared, add_lanes_shared_transposed, add_product, add_product_transposed, add_shared_lanes,
+    add_shared_transposed_lanes, add_transposed_product,
+};
 use super::moments::{Moments, stride};
 use crate::{Error, Result};
 
@@ -80,6 +84,15 @@ pub fn linear_transformer<T: Fused, Tp: Tape<T, Cpu>>(
         Ok(())
     });
     Ok(out.put_tape(tape))
+}
+
+/// The gradient in `params`, `[layers, 2, d, d]` row-major, to be read or changed in place; zero if there is none.
+///
+/// # Errors
+/// [`Error::Numerical`] if it could not be allocated.
+pub fn gradient_mut<'g, T: Real>(gradients: &'g mut Gradients<T, Cpu>, params: &Params<T>) -> Result<&'g mut [T]> {
+    let gradient = gradients.get_or_alloc_mut(params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
+    Ok(gradient.as_mut_slice())
 }
 
 /// Tiles in a piece of work: enough to pay for a task, few enough to balance two threads.
@@ -250,37 +263,18 @@ impl<T: Real, const D: usize> State<T, D> {
             if l + 2 < self.layers {
                 let (c, work) = work.split_at_mut(dd);
                 let (r, rg) = work.split_at_mut(dd);
-                // C = G A; R = I + B C; R G; G' = (R G) Rᵀ, symmetric.
-                for i in 0..d {
-                    for j in 0..d {
-                        let mut s = Lanes::zero();
-                        for k in 0..d {
-                            s = s.add_scaled::<FMA>(a[k * d + j], &gram[i * d + k]);
-                        }
-                        c[i * d + j] = s;
-                    }
+                // C = G A; R = I + B C; G' = (R G) Rᵀ.
+                c.fill(Lanes::zero());
+                add_lanes_shared::<T, FMA, D>(d, gram, a, c);
+                for (i, r) in r.iter_mut().enumerate() {
+                    *r = Lanes::splat(T::of(if i % (d + 1) == 0 { 1.0 } else { 0.0 }));
                 }
-                for i in 0..d {
-                    for j in 0..d {
-                        let mut s = Lanes::splat(T::of(if i == j { 1.0 } else { 0.0 }));
-                        for k in 0..d {
-                            s = s.add_scaled::<FMA>(b[i * d + k], &c[k * d + j]);
-                        }
-                        r[i * d + j] = s;
-                    }
-                }
-                product::<T, FMA, D>(d, r, gram, rg);
+                add_shared_lanes::<T, FMA, D>(d, b, c, r);
+                rg.fill(Lanes::zero());
+                add_product::<T, FMA, D>(d, r, gram, rg);
                 let gram_next = &mut matrices_next[..dd];
-                for i in 0..d {
-                    for j in 0..=i {
-                        let mut s = Lanes::zero();
-                        for k in 0..d {
-                            s = s.add_mul::<FMA>(&rg[i * d + k], &r[j * d + k]);
-                        }
-                        gram_next[i * d + j] = s;
-                        gram_next[j * d + i] = s;
-                    }
-                }
+                gram_next.fill(Lanes::zero());
+                add_product_transposed::<T, FMA, D>(d, rg, r, gram_next);
             }
         }
         q
@@ -309,7 +303,8 @@ impl<T: Real, const D: usize> State<T, D> {
             let vectors = &self.vectors[l * VECTORS * d..][..VECTORS * d];
             let vector = |i: usize| &vectors[i * d..][..d];
             let matrices = &self.matrices[l * MATRICES * dd..][..MATRICES * dd];
-            let (gram, c, r, rg) = (&matrices[..dd], &matrices[dd..2 * dd], &matrices[2 * dd..3 * dd], &matrices[3 * dd..]);
+            let (gram, c, r, rg) =
+                (&matrices[..dd], &matrices[dd..2 * dd], &matrices[2 * dd..3 * dd], &matrices[3 * dd..]);
             let (g, x, sx) = (vector(G_), vector(X_), vector(SX));
             if l + 1 == self.layers {
                 // q += gᵀ s, s = A x.
@@ -362,55 +357,18 @@ impl<T: Real, const D: usize> State<T, D> {
             }
             if l + 2 < self.layers {
                 // G' = R G Rᵀ with R = I + B C, C = G A: R̄ = 2 Ḡ' R G.
-                for i in 0..d {
-                    for j in 0..d {
-                        let mut s = Lanes::zero();
-                        for k in 0..d {
-                            s = s.add_mul::<FMA>(&d_gram_next[i * d + k], &rg[k * d + j]);
-                        }
-                        d_r[i * d + j] = s.plus(&s);
-                    }
-                }
-                for i in 0..d {
-                    for j in 0..d {
-                        let (mut s, mut u) = (grad_b[i * d + j], Lanes::zero());
-                        for k in 0..d {
-                            s = s.add_mul::<FMA>(&d_r[i * d + k], &c[j * d + k]);
-                            u = u.add_scaled::<FMA>(b[k * d + i], &d_r[k * d + j]);
-                        }
-                        grad_b[i * d + j] = s;
-                        d_c[i * d + j] = u;
-                    }
-                }
-                for i in 0..d {
-                    for j in 0..d {
-                        let mut s = grad_a[i * d + j];
-                        for k in 0..d {
-                            s = s.add_mul::<FMA>(&gram[i * d + k], &d_c[k * d + j]);
-                        }
-                        grad_a[i * d + j] = s;
-                    }
-                }
+                d_r.fill(Lanes::zero());
+                add_product::<T, FMA, D>(d, d_gram_next, rg, d_r);
+                d_r.iter_mut().for_each(|v| *v = v.plus(v));
+                add_product_transposed::<T, FMA, D>(d, d_r, c, grad_b);
+                d_c.fill(Lanes::zero());
+                add_shared_transposed_lanes::<T, FMA, D>(d, b, d_r, d_c);
+                add_product::<T, FMA, D>(d, gram, d_c, grad_a);
                 if keep {
-                    for i in 0..d {
-                        for j in 0..d {
-                            let mut s = d_gram[i * d + j];
-                            for k in 0..d {
-                                s = s.add_scaled::<FMA>(a[j * d + k], &d_c[i * d + k]);
-                            }
-                            d_gram[i * d + j] = s;
-                        }
-                    }
-                    product::<T, FMA, D>(d, d_gram_next, r, work);
-                    for i in 0..d {
-                        for j in 0..d {
-                            let mut s = d_gram[i * d + j];
-                            for k in 0..d {
-                                s = s.add_mul::<FMA>(&r[k * d + i], &work[k * d + j]);
-                            }
-                            d_gram[i * d + j] = s;
-                        }
-                    }
+                    add_lanes_shared_transposed::<T, FMA, D>(d, d_c, a, d_gram);
+                    work.fill(Lanes::zero());
+                    add_product::<T, FMA, D>(d, d_gram_next, r, work);
+                    add_transposed_product::<T, FMA, D>(d, r, work, d_gram);
                 }
             }
             if keep {
@@ -439,23 +397,15 @@ fn times<T: Real, const FMA: bool, const D: usize>(d: usize, m: &[T], v: &[Lanes
 #[inline(always)]
 fn add_times<T: Real, const FMA: bool, const D: usize>(d: usize, m: &[T], v: &[Lanes<T>], out: &mut [Lanes<T>]) {
     let d = if D == 0 { d } else { D };
-    for i in 0..d {
-        let mut s = out[i];
-        for j in 0..d {
-            s = s.add_scaled::<FMA>(m[i * d + j], &v[j]);
-        }
-        out[i] = s;
+    let v = &v[..d];
+    for (o, row) in out[..d].iter_mut().zip(m[..d * d].chunks_exact(d)) {
+        *o = row.iter().zip(v).fold(*o, |s, (m, v)| s.add_scaled::<FMA>(*m, v));
     }
 }
 
 /// `out = mᵀ v` with one matrix for all lanes.
 #[inline(always)]
-fn times_transposed<T: Real, const FMA: bool, const D: usize>(
-    d: usize,
-    m: &[T],
-    v: &[Lanes<T>],
-    out: &mut [Lanes<T>],
-) {
+fn times_transposed<T: Real, const FMA: bool, const D: usize>(d: usize, m: &[T], v: &[Lanes<T>], out: &mut [Lanes<T>]) {
     out.fill(Lanes::zero());
     add_times_transposed::<T, FMA, D>(d, m, v, out);
 }
@@ -469,12 +419,9 @@ fn add_times_transposed<T: Real, const FMA: bool, const D: usize>(
     out: &mut [Lanes<T>],
 ) {
     let d = if D == 0 { d } else { D };
-    for i in 0..d {
-        let mut s = out[i];
-        for j in 0..d {
-            s = s.add_scaled::<FMA>(m[j * d + i], &v[j]);
-        }
-        out[i] = s;
+    let v = &v[..d];
+    for (i, o) in out[..d].iter_mut().enumerate() {
+        *o = m[i..d * d].iter().step_by(d).zip(v).fold(*o, |s, (m, v)| s.add_scaled::<FMA>(*m, v));
     }
 }
 
@@ -499,47 +446,20 @@ fn add_lanes_times<T: Real, const FMA: bool, const D: usize>(
     out: &mut [Lanes<T>],
 ) {
     let d = if D == 0 { d } else { D };
-    for i in 0..d {
-        let mut s = out[i];
-        for j in 0..d {
-            s = s.add_mul::<FMA>(&m[i * d + j], &v[j]);
-        }
-        out[i] = s;
+    let v = &v[..d];
+    for (o, row) in out[..d].iter_mut().zip(m[..d * d].chunks_exact(d)) {
+        *o = row.iter().zip(v).fold(*o, |s, (m, v)| s.add_mul::<FMA>(m, v));
     }
 }
 
 /// `out += u vᵀ`.
 #[inline(always)]
-fn add_outer<T: Real, const FMA: bool, const D: usize>(
-    d: usize,
-    u: &[Lanes<T>],
-    v: &[Lanes<T>],
-    out: &mut [Lanes<T>],
-) {
+fn add_outer<T: Real, const FMA: bool, const D: usize>(d: usize, u: &[Lanes<T>], v: &[Lanes<T>], out: &mut [Lanes<T>]) {
     let d = if D == 0 { d } else { D };
-    for i in 0..d {
-        for j in 0..d {
-            out[i * d + j] = out[i * d + j].add_mul::<FMA>(&u[i], &v[j]);
-        }
-    }
-}
-
-/// `out = a b`, a matrix in every lane.
-#[inline(always)]
-pub(super) fn product<T: Real, const FMA: bool, const D: usize>(
-    d: usize,
-    a: &[Lanes<T>],
-    b: &[Lanes<T>],
-    out: &mut [Lanes<T>],
-) {
-    let d = if D == 0 { d } else { D };
-    for i in 0..d {
-        for j in 0..d {
-            let mut s = Lanes::zero();
-            for k in 0..d {
-                s = s.add_mul::<FMA>(&a[i * d + k], &b[k * d + j]);
-            }
-            out[i * d + j] = s;
+    let v = &v[..d];
+    for (row, u) in out[..d * d].chunks_exact_mut(d).zip(&u[..d]) {
+        for (o, v) in row.iter_mut().zip(v) {
+            *o = o.add_mul::<FMA>(u, v);
         }
     }
 }

@@ -3,5 +3,6 @@
 pub mod lanes;
 pub mod linear_attention;
 pub mod linear_transformer;
+mod matrices;
 pub mod moments;
 pub mod wishart;

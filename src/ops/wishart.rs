@@ -11,7 +11,9 @@
 use rayon::prelude::*;
 
 use super::lanes::{Kernel, LANES, Lanes, dispatch};
-use super::linear_transformer::product;
+use super::matrices::{
+    add_product, add_product_transposed, add_shared_lanes, add_shared_transposed_lanes, add_transposed_product,
+};
 use crate::{Error, Result};
 
 /// Samples of Ĝ, in tiles of [`LANES`].
@@ -199,21 +201,21 @@ impl<const D: usize> State<D> {
             let mut parts = now.chunks_exact_mut(dd);
             let mut part = || parts.next().unwrap_or_default();
             let (s, t, at, v, u, tu) = (part(), part(), part(), part(), part(), part());
-            shared_times::<FMA, D>(d, a, t, at);
-            transposed_product::<FMA, D>(d, t, at, v);
-            product::<f64, FMA, D>(d, gram, v, u);
+            at.fill(Lanes::zero());
+            add_shared_lanes::<f64, FMA, D>(d, a, t, at);
+            v.fill(Lanes::zero());
+            add_transposed_product::<f64, FMA, D>(d, t, at, v);
+            u.fill(Lanes::zero());
+            add_product::<f64, FMA, D>(d, gram, v, u);
             let (s_next, rest) = next.split_at_mut(dd);
-            product::<f64, FMA, D>(d, s, u, s_next);
-            for (n, s) in s_next.iter_mut().zip(&*s) {
-                *n = n.plus(s);
-            }
+            s_next.copy_from_slice(s);
+            add_product::<f64, FMA, D>(d, s, u, s_next);
             if l + 1 < self.layers {
-                product::<f64, FMA, D>(d, t, u, tu);
+                tu.fill(Lanes::zero());
+                add_product::<f64, FMA, D>(d, t, u, tu);
                 let t_next = &mut rest[..dd];
-                shared_times::<FMA, D>(d, b, tu, t_next);
-                for (n, t) in t_next.iter_mut().zip(&*t) {
-                    *n = n.plus(t);
-                }
+                t_next.copy_from_slice(t);
+                add_shared_lanes::<f64, FMA, D>(d, b, tu, t_next);
             }
         }
         let last = &self.store[self.layers * STORED * dd..][..dd];
@@ -242,103 +244,26 @@ impl<const D: usize> State<D> {
             let part = |i: usize| &stored[i * dd..][..dd];
             let (s, t, at, u, tu) = (part(0), part(1), part(2), part(4), part(5));
             // S' = S + S U.
-            transposed_product::<FMA, D>(d, s, d_s, d_u);
+            d_u.fill(Lanes::zero());
+            add_transposed_product::<f64, FMA, D>(d, s, d_s, d_u);
             work.copy_from_slice(d_s);
-            add_product_transposed::<FMA, D>(d, work, u, d_s);
+            add_product_transposed::<f64, FMA, D>(d, work, u, d_s);
             // T' = T + B (T U).
             if l + 1 < self.layers {
-                for i in 0..d {
-                    for j in 0..d {
-                        let (mut g, mut w) = (grad_b[i * d + j], Lanes::zero());
-                        for k in 0..d {
-                            g = g.add_mul::<FMA>(&d_t[i * d + k], &tu[j * d + k]);
-                            w = w.add_scaled::<FMA>(b[k * d + i], &d_t[k * d + j]);
-                        }
-                        grad_b[i * d + j] = g;
-                        d_tu[i * d + j] = w;
-                    }
-                }
-                for i in 0..d {
-                    for j in 0..d {
-                        let mut w = d_u[i * d + j];
-                        for k in 0..d {
-                            w = w.add_mul::<FMA>(&t[k * d + i], &d_tu[k * d + j]);
-                        }
-                        d_u[i * d + j] = w;
-                    }
-                }
-                add_product_transposed::<FMA, D>(d, d_tu, u, d_t);
+                add_product_transposed::<f64, FMA, D>(d, d_t, tu, grad_b);
+                d_tu.fill(Lanes::zero());
+                add_shared_transposed_lanes::<f64, FMA, D>(d, b, d_t, d_tu);
+                add_transposed_product::<f64, FMA, D>(d, t, d_tu, d_u);
+                add_product_transposed::<f64, FMA, D>(d, d_tu, u, d_t);
             }
             // U = Ĝ V, V = Tᵀ (A T): V̄ = Ĝ Ū, Ā = T V̄ Tᵀ, T̄ += A T V̄ᵀ + Aᵀ T V̄.
-            product::<f64, FMA, D>(d, gram, d_u, d_v);
-            product::<f64, FMA, D>(d, t, d_v, work);
-            for i in 0..d {
-                for j in 0..d {
-                    let (mut g, mut w) = (grad_a[i * d + j], d_t[i * d + j]);
-                    for k in 0..d {
-                        g = g.add_mul::<FMA>(&work[i * d + k], &t[j * d + k]);
-                        w = w.add_mul::<FMA>(&at[i * d + k], &d_v[j * d + k]);
-                        w = w.add_scaled::<FMA>(a[k * d + i], &work[k * d + j]);
-                    }
-                    grad_a[i * d + j] = g;
-                    d_t[i * d + j] = w;
-                }
-            }
-        }
-    }
-}
-
-/// `out = m x`, one matrix for all lanes.
-#[inline(always)]
-fn shared_times<const FMA: bool, const D: usize>(d: usize, m: &[f64], x: &[Lanes<f64>], out: &mut [Lanes<f64>]) {
-    let d = if D == 0 { d } else { D };
-    for i in 0..d {
-        for j in 0..d {
-            let mut s = Lanes::zero();
-            for k in 0..d {
-                s = s.add_scaled::<FMA>(m[i * d + k], &x[k * d + j]);
-            }
-            out[i * d + j] = s;
-        }
-    }
-}
-
-/// `out = aᵀ b`.
-#[inline(always)]
-fn transposed_product<const FMA: bool, const D: usize>(
-    d: usize,
-    a: &[Lanes<f64>],
-    b: &[Lanes<f64>],
-    out: &mut [Lanes<f64>],
-) {
-    let d = if D == 0 { d } else { D };
-    for i in 0..d {
-        for j in 0..d {
-            let mut s = Lanes::zero();
-            for k in 0..d {
-                s = s.add_mul::<FMA>(&a[k * d + i], &b[k * d + j]);
-            }
-            out[i * d + j] = s;
-        }
-    }
-}
-
-/// `out += a bᵀ`.
-#[inline(always)]
-fn add_product_transposed<const FMA: bool, const D: usize>(
-    d: usize,
-    a: &[Lanes<f64>],
-    b: &[Lanes<f64>],
-    out: &mut [Lanes<f64>],
-) {
-    let d = if D == 0 { d } else { D };
-    for i in 0..d {
-        for j in 0..d {
-            let mut s = out[i * d + j];
-            for k in 0..d {
-                s = s.add_mul::<FMA>(&a[i * d + k], &b[j * d + k]);
-            }
-            out[i * d + j] = s;
+            d_v.fill(Lanes::zero());
+            add_product::<f64, FMA, D>(d, gram, d_u, d_v);
+            work.fill(Lanes::zero());
+            add_product::<f64, FMA, D>(d, t, d_v, work);
+            add_product_transposed::<f64, FMA, D>(d, work, t, grad_a);
+            add_product_transposed::<f64, FMA, D>(d, at, d_v, d_t);
+            add_shared_transposed_lanes::<f64, FMA, D>(d, a, work, d_t);
         }
     }
 }

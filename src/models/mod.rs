@@ -1,0 +1,57 @@
+//! Models with dfdx parameters. One file a model.
+
+pub mod general_linear_transformer;
+pub mod linear_transformer;
+
+pub use general_linear_transformer::GeneralLinearTransformer;
+pub use linear_transformer::{LinearTransformer, Parametrisation};
+
+use dfdx::prelude::*;
+
+use crate::{Error, Result};
+
+/// A tensor of a model, as optimisers and checkpoints see it.
+pub struct Parameter<'a> {
+    /// Its name, unique in the model.
+    pub name: &'a str,
+    /// Its shape.
+    pub shape: &'a [usize],
+    /// Its values, row-major: what is left here after the visit becomes the tensor's content.
+    pub values: &'a mut Vec<f32>,
+    /// Reads its gradient into a vector of the same length; zeros if there is none.
+    pub gradient: &'a dyn Fn(&mut Gradients<f32, Cpu>) -> Result<Vec<f32>>,
+}
+
+/// A model whose tensors can be visited in a fixed order.
+///
+/// dfdx's `TensorCollection` builds tensors of static shape only; the shapes here are chosen at run time.
+pub trait Parameters {
+    /// Calls `visitor` on every tensor.
+    ///
+    /// # Errors
+    /// The visitor's first, or [`Error::Shape`] if it changed a tensor's length.
+    fn visit(&mut self, visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()>;
+}
+
+/// Visits one tensor: what an implementation of [`Parameters::visit`] calls for each of its own.
+///
+/// # Errors
+/// As [`Parameters::visit`].
+pub fn visit_tensor<S: Shape>(
+    name: &str,
+    tensor: &mut Tensor<S, f32, Cpu>,
+    visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut values = tensor.as_vec();
+    let shape: Vec<usize> = tensor.shape().concrete().into_iter().collect();
+    let gradient = |gradients: &mut Gradients<f32, Cpu>| {
+        let gradient = gradients.get_or_alloc_mut(&*tensor).map_err(|e| Error::numerical("gradient", e.to_string()))?;
+        Ok(gradient.to_vec())
+    };
+    visitor(Parameter { name, shape: &shape, values: &mut values, gradient: &gradient })?;
+    if values.len() != shape.iter().product::<usize>() {
+        return Err(Error::shape(name, &[values.len()], format!("{shape:?}")));
+    }
+    tensor.copy_from(&values);
+    Ok(())
+}
