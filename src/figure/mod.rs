@@ -22,10 +22,17 @@
 //! # Ok::<(), incontext::Error>(())
 //! ```
 
+mod axis;
 mod check;
 mod claims;
+mod data;
+mod display;
+mod foreign;
 mod numbers;
 mod panel;
+mod plotly;
+mod sheet;
+mod svg;
 mod table;
 mod text;
 
@@ -95,6 +102,7 @@ pub struct Figure {
     /// What made the figure: configuration, seed, versions. Exports carry it; `null` for none.
     pub provenance: serde_json::Value,
     /// A figure made with the `plotly` crate by hand, as JSON; it has no panels of its own then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plotly: Option<serde_json::Value>,
 }
 
@@ -179,6 +187,109 @@ impl Figure {
     /// series.
     pub fn check(&self) -> crate::Result<()> {
         check::figure(self)
+    }
+
+    /// The figure as a self-contained SVG on white, drawn without a browser: panels, legend, caption and claims. Of a
+    /// figure with a slider or buttons it shows the active frame, and says so. The same figure gives the same bytes.
+    ///
+    /// Lines are thinned to what can be seen (a quarter of a megabyte of points is a few kilobytes of picture), numbers
+    /// in cells too small for them are left out, and of a heat map with more than 120 cells along an axis, neighbours
+    /// are averaged.
+    ///
+    /// # Errors
+    /// Those of [`Figure::check`]; for a figure made by [`Figure::from_plotly`] also
+    /// [`Error::Invalid`](crate::Error::Invalid) if it has kinds of traces that only Plotly draws.
+    pub fn to_svg(&self) -> crate::Result<String> {
+        self.check()?;
+        let translated = self.translated()?;
+        let figure = translated.as_ref().unwrap_or(self);
+        Ok(svg::render(figure, figure.control.as_ref().map_or(0, |c| c.active)))
+    }
+
+    /// A figure made with the [`plotly`](https://docs.rs/plotly) crate by hand. It displays and exports like any other;
+    /// its interactive form is what was handed in. Its static form is a redrawing of its scatter, bar and heat-map
+    /// traces, one panel for each pair of axes: fills, annotations, shapes and templates are not in it.
+    ///
+    /// ```
+    /// use incontext::figure::Figure;
+    /// let mut plot = plotly::Plot::new();
+    /// plot.add_trace(plotly::Scatter::new(vec![1, 2, 3], vec![1.0, 0.5, 0.25]).name("loss"));
+    /// let figure = Figure::from_plotly("mine.loss", "My loss", plot)?;
+    /// assert!(figure.to_svg()?.contains("loss"));
+    /// # Ok::<(), incontext::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Numerical`](crate::Error::Numerical) if the plot cannot be written as JSON.
+    pub fn from_plotly(id: impl Into<String>, title: impl Into<String>, plot: ::plotly::Plot) -> crate::Result<Self> {
+        let json = serde_json::to_value(&plot).map_err(|e| crate::Error::numerical("Plotly JSON", e.to_string()))?;
+        Ok(Figure { plotly: Some(json), ..Figure::new(id, title) })
+    }
+
+    /// The figure as a [`plotly::Plot`](https://docs.rs/plotly), to be changed further by hand: panels are pairs of axes,
+    /// a band is a filled trace below its line, numbers in cells are text traces, the caption and the claims are
+    /// annotations below the panels, frames are Plotly's.
+    ///
+    /// # Errors
+    /// Those of [`Figure::check`]; [`Error::Invalid`](crate::Error::Invalid) for more than eight panels, which the crate
+    /// has no axes for ([`Figure::to_plotly_json`] has no such limit), and for a figure that came from
+    /// [`Figure::from_plotly`]: its plot is where it was.
+    pub fn to_plotly(&self) -> crate::Result<::plotly::Plot> {
+        self.check()?;
+        if self.plotly.is_some() {
+            let expected = "a figure made of panels; this one was handed in as a plot, and to_plotly_json returns it";
+            return Err(crate::Error::invalid(format!("figure '{}'", self.id), "a Plotly plot", expected));
+        }
+        plotly::plot(self)
+    }
+
+    /// The figure as Plotly JSON, `{data, layout, frames, config}`: what the MIME type `application/vnd.plotly.v1+json`
+    /// stands for. Lines longer than a few thousand points keep their extremes in equal stretches; [`Figure::to_json`]
+    /// has every point.
+    ///
+    /// # Errors
+    /// Those of [`Figure::check`].
+    pub fn to_plotly_json(&self) -> crate::Result<serde_json::Value> {
+        self.check()?;
+        match &self.plotly {
+            Some(given) => Ok(given.clone()),
+            None => plotly::json(self),
+        }
+    }
+
+    /// The figure's data as JSON, indented: id, title, caption, panels with their axes and every series with all its
+    /// points, bands and cells, frames, claims, provenance. Numbers that are not finite are `null`. The same figure
+    /// gives the same bytes, and [`Figure::from_json`] reads them back.
+    ///
+    /// # Errors
+    /// Those of [`Figure::check`].
+    pub fn to_json(&self) -> crate::Result<String> {
+        self.check()?;
+        data::json(self)
+    }
+
+    /// Reads what [`Figure::to_json`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) if the text is not the JSON of a figure, and those of
+    /// [`Figure::check`].
+    pub fn from_json(text: &str) -> crate::Result<Self> {
+        let figure: Figure = serde_json::from_str(text)
+            .map_err(|e| crate::Error::invalid("JSON of a figure", e, "what Figure::to_json writes"))?;
+        figure.check()?;
+        Ok(figure)
+    }
+
+    /// The figure's data as CSV (RFC 4180), one row a point: panel, series, kind, frame, x, y, lo, hi, z, row, column.
+    /// Empty fields are what a point has not: `z`, `row` and `column` belong to heat maps, the others to the rest; bars
+    /// have their label as `x`; `frame` is empty for panels that no slider changes.
+    ///
+    /// # Errors
+    /// Those of [`Figure::check`], and for a figure from [`Figure::from_plotly`] those of [`Figure::to_svg`].
+    pub fn to_csv(&self) -> crate::Result<String> {
+        self.check()?;
+        let translated = self.translated()?;
+        Ok(data::csv(translated.as_ref().unwrap_or(self)))
     }
 
     /// What made the figure: configuration, seed, versions. Exports carry it.
