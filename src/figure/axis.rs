@@ -192,7 +192,7 @@ pub(super) fn plan(axis: &Axis, ends: (f64, f64), pixels: f64, horizontal: bool)
 pub(super) fn plan_names(names: &[String], pixels: f64, horizontal: bool, down: bool) -> Plan {
     let n = names.len().max(1) as f64;
     let (low, high) = if down { (n - 0.5, -0.5) } else { (-0.5, n - 0.5) };
-    let longest = if horizontal { 110.0 } else { 150.0 };
+    let longest = if horizontal { 140.0 } else { 150.0 };
     let labels: Vec<String> = names.iter().map(|l| super::text::shorten(l, TICK, longest)).collect();
     let widest = labels.iter().map(|l| width(l, TICK, false)).fold(0.0, f64::max);
     let step = pixels / n;
@@ -200,7 +200,14 @@ pub(super) fn plan_names(names: &[String], pixels: f64, horizontal: bool, down: 
     // What one label needs along the axis, and so how many names share one.
     let needs = if horizontal && !slanted { widest + 6.0 } else { TICK * 1.25 };
     let every = (needs / step).ceil().max(1.0) as usize;
-    let ticks = labels.into_iter().enumerate().step_by(every).map(|(i, l)| (i as f64, l)).collect();
+    // Of numbers, the round ones are shown: 10, 20, 30.
+    let counted = names.iter().enumerate().all(|(i, name)| *name == (i + 1).to_string());
+    let every = match counted && every > 1 {
+        true => [2, 5, 10, 20, 50, 100, 200, 500, 1000].into_iter().find(|e| *e >= every).unwrap_or(every),
+        false => every,
+    };
+    let first = if counted && every > 1 { every - 1 } else { 0 };
+    let ticks = labels.into_iter().enumerate().skip(first).step_by(every).map(|(i, l)| (i as f64, l)).collect();
     Plan { scale: Scale::Category, low, high, ticks, minor: Vec::new(), slanted, fixed: true }
 }
 

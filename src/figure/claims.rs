@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::table::Table;
-use super::text::significant;
+use super::text::{minus, significant};
 use crate::{Error, Result};
 
 /// What a measured value must satisfy. Every bound includes its ends, and no bound is met by NaN.
@@ -143,6 +143,16 @@ impl Claim {
     /// Whether the measured value meets the bound.
     pub fn holds(&self) -> bool {
         self.bound.holds(self.measured)
+    }
+
+    /// The measured value for people: four significant digits and a true minus sign.
+    pub fn measured_text(&self) -> String {
+        minus(&significant(self.measured, 4))
+    }
+
+    /// The bound for people: `≤ 0.02`, `[−2.03, −1.99]`.
+    pub fn bound_text(&self) -> String {
+        minus(&self.bound.to_string()).replace("<=", "≤").replace(">=", "≥")
     }
 
     /// `holds` or `does not hold`.
@@ -286,8 +296,8 @@ impl Claims {
             table.push([
                 claim.verdict().into(),
                 claim.statement.as_str().into(),
-                significant(claim.measured, 4).into(),
-                claim.bound.to_string().into(),
+                claim.measured_text().into(),
+                claim.bound_text().into(),
                 super::Cell::from(claim.id.as_str()),
             ]);
         }

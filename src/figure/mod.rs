@@ -5,6 +5,8 @@
 //! compared and stored, and nothing is drawn before it is asked for. [`Figure::check`] says what is wrong with one;
 //! everything that draws calls it first, so that wrong input is an error and never a panic or an empty picture.
 //!
+//! Texts may have raised and lowered parts, written `Σ^{1/2}` and `A_{l}`.
+//!
 //! In a notebook, a value of [`Figure`], [`Claims`] or [`Table`] at the end of a cell displays itself.
 //!
 //! ```
@@ -42,6 +44,16 @@ pub use claims::{Bound, Claim, Claims};
 pub use numbers::Number;
 pub use panel::{Axis, Band, Bars, Color, Dash, Heatmap, Line, Note, Panel, Rule, Scale, Scatter, Series};
 pub use table::{Cell, Table};
+
+/// A text of a figure as HTML, escaped: titles, captions, names and labels write raised and lowered parts as `x^{2}` and
+/// `A_{l}`, and every form of a figure shows them so.
+///
+/// ```
+/// assert_eq!(incontext::figure::rich_html("Σ^{1/2} < A_{l}"), "Σ<sup>1/2</sup> &lt; A<sub>l</sub>");
+/// ```
+pub fn rich_html(text: &str) -> String {
+    text::html(text)
+}
 
 /// One state of a figure with a slider or buttons: its label, and the panels as they are then.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

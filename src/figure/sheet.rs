@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::axis::{self, Plan, TICK};
 use super::panel::{Color, Dash, Heatmap, Panel, Series};
-use super::text::{minus, shorten, significant, width, wrap};
+use super::text::{shorten, width, wrap};
 use super::{ControlKind, Figure};
 
 /// Size of a figure's title.
@@ -50,6 +50,10 @@ impl Rect {
 
     pub fn bottom(&self) -> f64 {
         self.y + self.h
+    }
+
+    fn holds(&self, (x, y): (f64, f64)) -> bool {
+        (self.x..=self.right()).contains(&x) && (self.y..=self.bottom()).contains(&y)
     }
 
     fn meets(&self, other: &Rect) -> bool {
@@ -138,8 +142,38 @@ impl Place {
         (self.plot.x + self.x.place(x) * self.plot.w, self.plot.bottom() - self.y.place(y) * self.plot.h)
     }
 
+    /// Pixels that lines and points cover, a few pixels apart.
+    fn drawn(&self, panel: &Panel) -> Vec<(f64, f64)> {
+        let mut drawn = Vec::new();
+        for series in &panel.series {
+            let (x, y, joined) = match series {
+                Series::Line(s) => (&s.x, &s.y, true),
+                Series::Scatter(s) => (&s.x, &s.y, false),
+                Series::Bars(_) | Series::Heatmap(_) => continue,
+            };
+            let mut last: Option<(f64, f64)> = None;
+            for (x, y) in x.iter().zip(y) {
+                let point = self.point(*x, *y);
+                if !point.0.is_finite() || !point.1.is_finite() {
+                    last = None;
+                    continue;
+                }
+                if let Some(from) = last.filter(|_| joined) {
+                    let steps = ((point.0 - from.0).hypot(point.1 - from.1) / 4.0).clamp(0.0, 500.0) as usize;
+                    let part = |i: usize| i as f64 / (steps + 1) as f64;
+                    let between = |t: f64| (from.0 + t * (point.0 - from.0), from.1 + t * (point.1 - from.1));
+                    drawn.extend((1..=steps).map(|i| between(part(i))));
+                }
+                drawn.push(point);
+                last = Some(point);
+            }
+        }
+        drawn
+    }
+
     /// Labels and texts of `panel`, moved so that they stay inside and apart: the rules' first, then the notes'.
     pub fn tags(&self, panel: &Panel) -> Vec<Tag> {
+        let drawn = self.drawn(panel);
         let mut taken: Vec<Rect> = Vec::new();
         let mut tags = Vec::new();
         let inside = |r: Rect| Rect {
@@ -149,7 +183,9 @@ impl Place {
         };
         let mut put = |text: String, values: (Option<f64>, Option<f64>), wanted: Vec<Rect>| {
             let moved: Vec<Rect> = wanted.into_iter().map(inside).collect();
-            let free = moved.iter().find(|r| !taken.iter().any(|t| t.meets(r))).copied();
+            // Of the places that are free of other texts, the one with the least drawn under it.
+            let under = |r: &Rect| drawn.iter().filter(|p| r.holds(**p)).count();
+            let free = moved.iter().filter(|r| !taken.iter().any(|t| t.meets(r))).min_by_key(|r| under(r)).copied();
             // Where every wanted place is taken, the first free one below or above it.
             let shifted = || {
                 let first = *moved.first()?;
@@ -520,6 +556,15 @@ impl Sheet {
                 };
             }
         }
+        // Matrices of one shape in a row have one size.
+        for row in (0..drafts.len()).step_by(columns) {
+            let shape = |i: usize| drafts[i].states.first().and_then(|p| heatmap(p)).map(|m| (m.rows, m.columns));
+            let of_row = row..(row + columns).min(drafts.len());
+            for i in of_row.clone().filter(|i| shape(*i).is_some()) {
+                let alike = of_row.clone().filter(|j| shape(*j) == shape(i)).map(|j| sizes[j]);
+                sizes[i] = alike.fold(sizes[i], |least, size| (least.0.min(size.0), least.1.min(size.1)));
+            }
+        }
         let mut y = top;
         for row in 0..drafts.len().div_ceil(columns) {
             let of_row = row * columns..((row + 1) * columns).min(drafts.len());
@@ -559,7 +604,7 @@ impl Sheet {
                     bar,
                 });
             }
-            y = bottom + 18.0;
+            y = bottom + 12.0;
         }
         y
     }
@@ -579,14 +624,8 @@ impl Sheet {
         if figure.claims.is_empty() {
             return top;
         }
-        let rows: Vec<(String, String, String, bool)> = figure
-            .claims
-            .iter()
-            .map(|c| {
-                let bound = minus(&c.bound.to_string()).replace("<=", "≤").replace(">=", "≥");
-                (c.statement.clone(), minus(&significant(c.measured, 4)), bound, c.holds())
-            })
-            .collect();
+        let rows: Vec<(String, String, String, bool)> =
+            figure.claims.iter().map(|c| (c.statement.clone(), c.measured_text(), c.bound_text(), c.holds())).collect();
         let column = |cells: &mut dyn Iterator<Item = &String>, head: &str| {
             cells.map(|c| width(c, CLAIM, false)).fold(width(head, CLAIM, true), f64::max) + 22.0
         };

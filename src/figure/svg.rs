@@ -17,8 +17,11 @@ const FONTS: &str = "'DejaVu Sans', Verdana, Helvetica, Arial, 'Liberation Sans'
 /// The most points that the lines of a figure have together before they are thinned further.
 const POINTS: usize = 7000;
 
+/// A cell without a value.
+const MISSING: Color = Color(217, 217, 217);
+
 /// The most cells a heat map shows along an axis; beyond it, neighbours are averaged.
-const CELLS: usize = 120;
+const CELLS: usize = 100;
 
 /// See [`Figure::to_svg`]. `frame` is the frame shown.
 pub(super) fn render(figure: &Figure, frame: usize) -> String {
@@ -455,32 +458,25 @@ impl Svg<'_> {
 
     fn heatmap(&mut self, map: &Heatmap, place: &Place, ends: (f64, f64)) {
         let small = reduced(map);
-        let (w, h) = (place.plot.w / small.columns as f64, place.plot.h / small.rows as f64);
-        // Cells of one colour are one path, and neighbours of one colour one rectangle.
+        let Rect { x, y, w, h } = place.plot;
+        // Cells of one colour are one path, and neighbours of one colour one rectangle. In units of cells all edges are
+        // whole numbers, so that neighbours share them exactly.
         let mut paths: BTreeMap<String, String> = BTreeMap::new();
         for (row, cells) in small.z.chunks(small.columns).enumerate() {
             let mut start = 0;
             while start < cells.len() {
-                let color = |v: f64| if v.is_nan() { None } else { Some(shade(v, ends, map.diverging)) };
+                let color = |v: f64| if v.is_nan() { MISSING } else { shade(v, ends, map.diverging) };
                 let this = color(cells[start]);
                 let run = cells[start..].iter().take_while(|v| color(**v) == this).count();
-                if let Some(this) = this {
-                    let (x, y) = (place.plot.x + start as f64 * w, place.plot.y + row as f64 * h);
-                    let rect = format!("M{} {}h{}v{}h{}z", n(x), n(y), n(run as f64 * w), n(h), n(-(run as f64 * w)));
-                    paths.entry(this.hex()).or_default().push_str(&rect);
-                }
+                paths.entry(this.hex()).or_default().push_str(&format!("M{start} {row}h{run}v1h-{run}z"));
                 start += run;
             }
         }
-        self.put(format_args!("<g shape-rendering=\"crispEdges\">"));
-        let Rect { x, y, w: all_w, h: all_h } = place.plot;
-        // What shows through where there is no value.
+        let scale = format!("{:.5} {:.5}", w / small.columns as f64, h / small.rows as f64);
         self.put(format_args!(
-            "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"#d9d9d9\"/>",
+            "<g shape-rendering=\"crispEdges\" transform=\"translate({} {}) scale({scale})\">",
             n(x),
-            n(y),
-            n(all_w),
-            n(all_h)
+            n(y)
         ));
         for (color, path) in paths {
             self.put(format_args!("<path d=\"{path}\" fill=\"{color}\"/>"));
