@@ -144,7 +144,8 @@ pub(super) fn ends(states: &[&Panel], horizontal: bool) -> (f64, f64) {
             return (low / 2.0, high * 2.0);
         }
         let pad = (b - a) * share;
-        return (10f64.powf(a - pad), 10f64.powf(b + pad));
+        // The ends stay numbers, however far apart the data are.
+        return (10f64.powf((a - pad).max(-305.0)), 10f64.powf((b + pad).min(305.0)));
     }
     if high - low <= 1e-12 * low.abs().max(high.abs()) {
         let pad = if low == 0.0 { 1.0 } else { low.abs() * 0.1 };

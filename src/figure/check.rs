@@ -7,6 +7,10 @@ use crate::{Error, Result};
 /// The most panels a figure draws, and the most frames: beyond it, what was wanted is not a figure.
 const MOST: usize = 1000;
 
+/// Numbers of greater size have no place on an axis: its length would not be a number any more. On a log axis, numbers
+/// below its inverse have none either.
+const HUGE: f64 = 1e300;
+
 /// See [`Figure::check`].
 pub(super) fn figure(figure: &Figure) -> Result<()> {
     if figure.columns == Some(0) {
@@ -136,10 +140,10 @@ fn panel(panel: &Panel, at: &str) -> Result<()> {
 
 /// A place that has to exist on the axis.
 fn coordinate(v: f64, axis: &Axis, what: &str) -> Result<()> {
-    if !v.is_finite() {
-        return Err(Error::invalid(what, v, "a finite number"));
+    if !v.is_finite() || v.abs() > HUGE {
+        return Err(Error::invalid(what, v, "a finite number of at most 1e300 in size"));
     }
-    if axis.scale == Scale::Log && v <= 0.0 {
+    if axis.scale == Scale::Log && v < 1.0 / HUGE {
         return Err(Error::invalid(what, v, "a number above 0 on a log axis"));
     }
     Ok(())
@@ -147,11 +151,11 @@ fn coordinate(v: f64, axis: &Axis, what: &str) -> Result<()> {
 
 fn axis(axis: &Axis, at: &str) -> Result<()> {
     if let Some((low, high)) = axis.range {
-        if !low.is_finite() || !high.is_finite() || low == high {
+        if !low.is_finite() || !high.is_finite() || low.abs().max(high.abs()) > HUGE || low == high {
             return Err(Error::invalid(
                 format!("range of the {at}"),
                 format!("{low} to {high}"),
-                "two different finite numbers",
+                "two different finite numbers of at most 1e300 in size",
             ));
         }
         coordinate(low.min(high), axis, &format!("range of the {at}"))?;
@@ -219,14 +223,15 @@ fn values(v: &[f64], axis: &Axis, what: &str) -> Result<()> {
     if v.is_empty() {
         return Err(Error::shape(what, &[0], "at least one value"));
     }
-    if let Some(i) = v.iter().position(|v| v.is_infinite()) {
-        return Err(Error::invalid(format!("{what}[{i}]"), v[i], "a finite number, or NaN for a gap"));
+    if let Some(i) = v.iter().position(|v| v.abs() > HUGE) {
+        let expected = "a finite number of at most 1e300 in size, or NaN for a gap";
+        return Err(Error::invalid(format!("{what}[{i}]"), v[i], expected));
     }
     if v.iter().all(|v| v.is_nan()) {
         return Err(Error::invalid(what, "NaN alone", "at least one number"));
     }
     if axis.scale == Scale::Log {
-        if let Some(i) = v.iter().position(|v| *v <= 0.0) {
+        if let Some(i) = v.iter().position(|v| *v < 1.0 / HUGE) {
             return Err(Error::invalid(
                 format!("{what}[{i}]"),
                 v[i],
@@ -245,8 +250,9 @@ fn band(band: Option<&Band>, points: usize, word: &str, at: &str) -> Result<()> 
         if v.len() != points {
             return Err(Error::shape(what, &[v.len()], format!("[{points}], one for each point")));
         }
-        if let Some(i) = v.iter().position(|v| v.is_infinite()) {
-            return Err(Error::invalid(format!("{what}, [{i}]"), v[i], "a finite number, or NaN for none"));
+        if let Some(i) = v.iter().position(|v| v.abs() > HUGE) {
+            let expected = "a finite number of at most 1e300 in size, or NaN for none";
+            return Err(Error::invalid(format!("{what}, [{i}]"), v[i], expected));
         }
     }
     match band.lo.iter().zip(&band.hi).position(|(lo, hi)| lo > hi) {
@@ -274,9 +280,13 @@ fn heatmap(map: &Heatmap, at: &str) -> Result<()> {
         }
     }
     if let Some((low, high)) = map.range {
-        if !low.is_finite() || !high.is_finite() || low >= high {
+        if low.abs().max(high.abs()) > HUGE || !(low < high) {
             let given = format!("{low} to {high}");
-            return Err(Error::invalid(format!("range of {at}"), given, "two finite numbers, the lower first"));
+            return Err(Error::invalid(
+                format!("range of {at}"),
+                given,
+                "two finite numbers of at most 1e300 in size, the lower first",
+            ));
         }
     }
     values(&map.z, &Axis::default(), &format!("z of {at}"))

@@ -171,7 +171,7 @@ fn layout(figure: &Figure, sheet: &Sheet, states: &[Vec<&Panel>], frame: usize) 
         .legend(
             Legend::new()
                 .orientation(Orientation::Horizontal)
-                .x(across(x - 8.0, sheet))
+                .x(across(x - 3.0, sheet))
                 .x_anchor(Anchor::Left)
                 .y(up(y - 4.0, sheet))
                 .y_anchor(Anchor::Top)
@@ -213,10 +213,9 @@ fn axis_pair(panel: &Panel, place: &Place, sheet: &Sheet, i: usize) -> (Axis, Ax
             let text = title.iter().map(|l| html(l)).collect::<Vec<_>>().join("<br>");
             axis = axis.title(Title::with_text(text).font(font(TEXT, DARK)));
         }
-        if !map {
-            axis = axis.ticks(TicksDirection::Outside).tick_length(4).tick_color("#444444");
-        }
-        if plan.fixed {
+        axis = axis.ticks(TicksDirection::Outside).tick_length(if map { 0 } else { 4 }).tick_color("#444444");
+        // On log axes, Plotly's own labels have another size for each kind; zoomed in, these are still true.
+        if plan.fixed || log {
             axis = axis
                 .tick_mode(TickMode::Array)
                 .tick_values(plan.ticks.iter().map(|(v, _)| position(*v, plan.scale)).collect())
@@ -224,10 +223,6 @@ fn axis_pair(panel: &Panel, place: &Place, sheet: &Sheet, i: usize) -> (Axis, Ax
                 .tick_angle(if plan.slanted { -45.0 } else { 0.0 });
         } else {
             axis = axis.n_ticks(plan.ticks.len().max(2) + 1).tick_angle(0.0);
-            if log && plan.ticks.len() >= 2 && plan.ticks.windows(2).all(|t| t[1].0 / t[0].0 > 9.9) {
-                let decades = (plan.ticks[1].0 / plan.ticks[0].0).log10().round();
-                axis = axis.dtick(decades).exponent_format(plotly::common::ExponentFormat::Power);
-            }
         }
         axis
     };

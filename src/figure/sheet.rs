@@ -152,14 +152,15 @@ impl Place {
                 Series::Bars(_) | Series::Heatmap(_) => continue,
             };
             let mut last: Option<(f64, f64)> = None;
-            for (x, y) in x.iter().zip(y) {
+            // Of a very long line, a part is enough to know where it is.
+            for (x, y) in x.iter().zip(y).step_by(x.len().div_ceil(2000)) {
                 let point = self.point(*x, *y);
                 if !point.0.is_finite() || !point.1.is_finite() {
                     last = None;
                     continue;
                 }
                 if let Some(from) = last.filter(|_| joined) {
-                    let steps = ((point.0 - from.0).hypot(point.1 - from.1) / 4.0).clamp(0.0, 500.0) as usize;
+                    let steps = ((point.0 - from.0).hypot(point.1 - from.1) / 4.0).clamp(0.0, 200.0) as usize;
                     let part = |i: usize| i as f64 / (steps + 1) as f64;
                     let between = |t: f64| (from.0 + t * (point.0 - from.0), from.1 + t * (point.1 - from.1));
                     drawn.extend((1..=steps).map(|i| between(part(i))));
@@ -173,6 +174,9 @@ impl Place {
 
     /// Labels and texts of `panel`, moved so that they stay inside and apart: the rules' first, then the notes'.
     pub fn tags(&self, panel: &Panel) -> Vec<Tag> {
+        if panel.rules.iter().all(|r| r.label.is_empty()) && panel.notes.is_empty() {
+            return Vec::new();
+        }
         let drawn = self.drawn(panel);
         let mut taken: Vec<Rect> = Vec::new();
         let mut tags = Vec::new();
@@ -182,10 +186,15 @@ impl Place {
             ..r
         };
         let mut put = |text: String, values: (Option<f64>, Option<f64>), wanted: Vec<Rect>| {
-            let moved: Vec<Rect> = wanted.into_iter().map(inside).collect();
-            // Of the places that are free of other texts, the one with the least drawn under it.
-            let under = |r: &Rect| drawn.iter().filter(|p| r.holds(**p)).count();
-            let free = moved.iter().filter(|r| !taken.iter().any(|t| t.meets(r))).min_by_key(|r| under(r)).copied();
+            let moved: Vec<Rect> = wanted.iter().copied().map(inside).collect();
+            // Of the places that are free of other texts, the one with the least drawn under it. One that had to be moved
+            // to stay inside may lie on its own line, so it counts as covering something.
+            let cost = |(r, w): &(&Rect, &Rect)| {
+                let away = ((r.x - w.x).abs() + (r.y - w.y).abs()).round() as usize;
+                drawn.iter().filter(|p| r.holds(**p)).count() + 10 * away
+            };
+            let open = moved.iter().zip(&wanted).filter(|(r, _)| !taken.iter().any(|t| t.meets(r)));
+            let free = open.min_by_key(cost).map(|(r, _)| *r);
             // Where every wanted place is taken, the first free one below or above it.
             let shifted = || {
                 let first = *moved.first()?;
@@ -476,7 +485,7 @@ pub(super) fn sheet(figure: &Figure, frame: usize, interactive: bool) -> Sheet {
         y += 46.0;
     }
     y = sheet.place_legend(y, inner);
-    y = sheet.place_panels(&states, frame, columns, inner, y);
+    y = sheet.place_panels(&states, frame, columns, y, interactive);
     if let Some(control) = &figure.control {
         if !interactive {
             let shown = control.frames.get(frame).map_or("", |f| f.label.as_str());
@@ -489,7 +498,7 @@ pub(super) fn sheet(figure: &Figure, frame: usize, interactive: bool) -> Sheet {
             y = sheet.paragraph(&line, y + 4.0, inner, PALE) + 2.0;
         } else if control.kind == ControlKind::Slider {
             sheet.control = Some(Rect { x: MARGIN, y, w: inner, h: 84.0 });
-            y += 92.0;
+            y += 98.0;
         }
     }
     y = sheet.paragraph(&figure.caption, y, inner, DARK);
@@ -528,7 +537,15 @@ impl Sheet {
     }
 
     /// The panels in rows of `columns` below `top`; returns where they end.
-    fn place_panels(&mut self, states: &[Vec<&Panel>], frame: usize, columns: usize, inner: f64, top: f64) -> f64 {
+    fn place_panels(
+        &mut self,
+        states: &[Vec<&Panel>],
+        frame: usize,
+        columns: usize,
+        top: f64,
+        interactive: bool,
+    ) -> f64 {
+        let inner = self.width - 2.0 * MARGIN;
         let cell = (inner - (columns as f64 - 1.0) * GAP) / columns as f64;
         let nominal = (cell * 0.64).clamp(150.0, 330.0);
         let drafts: Vec<Draft> =
@@ -604,7 +621,8 @@ impl Sheet {
                     bar,
                 });
             }
-            y = bottom + 12.0;
+            // Plotly puts an axis' title a little lower.
+            y = bottom + if interactive { 20.0 } else { 12.0 };
         }
         y
     }

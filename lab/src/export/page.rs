@@ -21,7 +21,7 @@ th{border-bottom:1px solid #222}td.n,th.n{text-align:right;white-space:nowrap}\
 .holds,.fails{white-space:nowrap;font-weight:bold}.holds{color:#00795a}.fails{color:#b3261e}\
 pre{background:#f6f6f6;padding:10px;overflow:auto;font-size:12px}summary{cursor:pointer}\
 .plot{overflow-x:auto}\
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(480px,1fr));gap:18px}\
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(480px,1fr));gap:18px;align-items:start}\
 .card{border:1px solid #ddd;border-radius:6px;padding:14px;min-width:0}\
 .card a.thumb{display:block}.card svg{width:100%;height:auto;max-height:330px}\
 .bad{border-color:#b3261e}";
