@@ -66,32 +66,29 @@ impl<T: Real> Lanes<T> {
 
     /// `self + a * b`. With `FMA` in one rounding: without that instruction a fused multiply-add is a slow call.
     #[inline(always)]
-    pub fn add_mul<const FMA: bool>(self, a: &Lanes<T>, b: &Lanes<T>) -> Self {
-        let mut out = self.0;
-        for (i, o) in out.iter_mut().enumerate() {
-            *o = if FMA { a.0[i].fused(b.0[i], *o) } else { *o + a.0[i] * b.0[i] };
+    pub fn add_mul<const FMA: bool>(mut self, a: Lanes<T>, b: &Lanes<T>) -> Self {
+        for i in 0..LANES {
+            self.0[i] = if FMA { a.0[i].fused(b.0[i], self.0[i]) } else { self.0[i] + a.0[i] * b.0[i] };
         }
-        Lanes(out)
+        self
     }
 
     /// `self + a * b` with one `a` for all lanes.
     #[inline(always)]
-    pub fn add_scaled<const FMA: bool>(self, a: T, b: &Lanes<T>) -> Self {
-        let mut out = self.0;
-        for (i, o) in out.iter_mut().enumerate() {
-            *o = if FMA { a.fused(b.0[i], *o) } else { *o + a * b.0[i] };
+    pub fn add_scaled<const FMA: bool>(mut self, a: T, b: &Lanes<T>) -> Self {
+        for i in 0..LANES {
+            self.0[i] = if FMA { a.fused(b.0[i], self.0[i]) } else { self.0[i] + a * b.0[i] };
         }
-        Lanes(out)
+        self
     }
 
     /// `self + b`.
     #[inline(always)]
-    pub fn plus(self, b: &Lanes<T>) -> Self {
-        let mut out = self.0;
-        for (o, b) in out.iter_mut().zip(&b.0) {
-            *o += *b;
+    pub fn plus(mut self, b: &Lanes<T>) -> Self {
+        for i in 0..LANES {
+            self.0[i] += b.0[i];
         }
-        Lanes(out)
+        self
     }
 
     /// The lanes' sum, in `f64`.

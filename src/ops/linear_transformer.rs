@@ -19,10 +19,7 @@ use dfdx::prelude::*;
 use rayon::prelude::*;
 
 use super::lanes::{Kernel, LANES, Lanes, Real, dispatch};
-use super::matrices::{
-    add_lanes_shared, add_lanes_shared_transposed, add_product, add_product_transposed, add_shared_lanes,
-    add_shared_transposed_lanes, add_transposed_product,
-};
+use super::matrices::*;
 use super::moments::{Moments, stride};
 use crate::{Error, Result};
 
@@ -237,12 +234,16 @@ impl<T: Real, const D: usize> State<T, D> {
             let (now, next) = self.vectors[l * VECTORS * d..].split_at_mut(VECTORS * d);
             let (matrices, matrices_next) = self.matrices[l * MATRICES * dd..].split_at_mut(MATRICES * dd);
             let (gram, work) = matrices.split_at_mut(dd);
-            let mut parts = now.chunks_exact_mut(d);
-            let mut part = || parts.next().unwrap_or_default();
-            let (g, x, v, h, sh, th, sx, tx) = (part(), part(), part(), part(), part(), part(), part(), part());
+            let (g, now) = now.split_at_mut(d);
+            let (x, now) = now.split_at_mut(d);
+            let (v, now) = now.split_at_mut(d);
+            let (h, now) = now.split_at_mut(d);
+            let (sh, now) = now.split_at_mut(d);
+            let (th, now) = now.split_at_mut(d);
+            let (sx, tx) = now.split_at_mut(d);
             times::<T, FMA, D>(d, a, x, sx);
             for i in 0..d {
-                q = q.add_mul::<FMA>(&g[i], &sx[i]);
+                q = q.add_mul::<FMA>(g[i], &sx[i]);
             }
             if l + 1 == self.layers {
                 break;
@@ -256,9 +257,9 @@ impl<T: Real, const D: usize> State<T, D> {
             let (g_next, rest) = next.split_at_mut(d);
             let x_next = &mut rest[..d];
             g_next.copy_from_slice(h);
-            add_times::<T, FMA, D>(d, b, th, g_next);
+            add_shared_times::<T, FMA, D>(d, b, th, g_next);
             x_next.copy_from_slice(x);
-            add_times::<T, FMA, D>(d, b, tx, x_next);
+            add_shared_times::<T, FMA, D>(d, b, tx, x_next);
             // The last layer reads g and x alone: the one before it leaves G.
             if l + 2 < self.layers {
                 let (c, work) = work.split_at_mut(dd);
@@ -292,25 +293,26 @@ impl<T: Real, const D: usize> State<T, D> {
         let (d_r, rest) = rest.split_at_mut(dd);
         let (d_c, rest) = rest.split_at_mut(dd);
         let (work, rest) = rest.split_at_mut(dd);
-        let mut parts = rest.chunks_exact_mut(d);
-        let mut part = || parts.next().unwrap_or_default();
-        let (d_g, d_x, d_t, d_s, d_h, d_v) = (part(), part(), part(), part(), part(), part());
+        let (d_g, rest) = rest.split_at_mut(d);
+        let (d_x, rest) = rest.split_at_mut(d);
+        let (d_t, rest) = rest.split_at_mut(d);
+        let (d_s, rest) = rest.split_at_mut(d);
+        let (d_h, d_v) = rest.split_at_mut(d);
         for l in (0..self.layers).rev() {
             let b = &params[2 * l * dd..][..dd];
             let a = &params[(2 * l + 1) * dd..][..dd];
             let (before, grad_a) = gradient[..(2 * l + 2) * dd].split_at_mut((2 * l + 1) * dd);
             let grad_b = &mut before[2 * l * dd..];
             let vectors = &self.vectors[l * VECTORS * d..][..VECTORS * d];
-            let vector = |i: usize| &vectors[i * d..][..d];
             let matrices = &self.matrices[l * MATRICES * dd..][..MATRICES * dd];
             let (gram, c, r, rg) =
                 (&matrices[..dd], &matrices[dd..2 * dd], &matrices[2 * dd..3 * dd], &matrices[3 * dd..]);
-            let (g, x, sx) = (vector(G_), vector(X_), vector(SX));
+            let (g, x, sx) = (&vectors[G_ * d..][..d], &vectors[X_ * d..][..d], &vectors[SX * d..][..d]);
             if l + 1 == self.layers {
                 // q += gᵀ s, s = A x.
                 for i in 0..d {
-                    d_s[i] = Lanes::zero().add_mul::<FMA>(e, &g[i]);
-                    d_g[i] = Lanes::zero().add_mul::<FMA>(e, &sx[i]);
+                    d_s[i] = Lanes::zero().add_mul::<FMA>(*e, &g[i]);
+                    d_g[i] = Lanes::zero().add_mul::<FMA>(*e, &sx[i]);
                 }
                 add_outer::<T, FMA, D>(d, d_s, x, grad_a);
                 times_transposed::<T, FMA, D>(d, a, d_s, d_x);
@@ -321,26 +323,26 @@ impl<T: Real, const D: usize> State<T, D> {
             d_gram_next.copy_from_slice(d_gram);
             d_gram.fill(Lanes::zero());
             // x' = x + B t, t = G s, s = A x; and q += gᵀ s.
-            let (s, t) = (sx, vector(TX));
+            let (s, t) = (sx, &vectors[TX * d..][..d]);
             add_outer::<T, FMA, D>(d, d_x, t, grad_b);
             times_transposed::<T, FMA, D>(d, b, d_x, d_t);
             lanes_times::<T, FMA, D>(d, gram, d_t, d_s);
             for i in 0..d {
-                d_s[i] = d_s[i].add_mul::<FMA>(e, &g[i]);
+                d_s[i] = d_s[i].add_mul::<FMA>(*e, &g[i]);
             }
             add_outer::<T, FMA, D>(d, d_s, x, grad_a);
             if keep {
                 add_outer::<T, FMA, D>(d, d_t, s, d_gram);
-                add_times_transposed::<T, FMA, D>(d, a, d_s, d_x);
+                add_shared_transposed_times::<T, FMA, D>(d, a, d_s, d_x);
             }
             // g' = h + B t, t = G s, s = A h.
-            let (h, s, t) = (vector(H_), vector(SH), vector(TH));
+            let (h, s, t) = (&vectors[H_ * d..][..d], &vectors[SH * d..][..d], &vectors[TH * d..][..d]);
             add_outer::<T, FMA, D>(d, d_g, t, grad_b);
             times_transposed::<T, FMA, D>(d, b, d_g, d_t);
             lanes_times::<T, FMA, D>(d, gram, d_t, d_s);
             add_outer::<T, FMA, D>(d, d_s, h, grad_a);
             d_h.copy_from_slice(d_g);
-            add_times_transposed::<T, FMA, D>(d, a, d_s, d_h);
+            add_shared_transposed_times::<T, FMA, D>(d, a, d_s, d_h);
             if keep {
                 add_outer::<T, FMA, D>(d, d_t, s, d_gram);
             }
@@ -348,18 +350,21 @@ impl<T: Real, const D: usize> State<T, D> {
             lanes_times::<T, FMA, D>(d, gram, d_h, d_v);
             add_outer::<T, FMA, D>(d, g, d_v, grad_a);
             if keep {
-                add_outer::<T, FMA, D>(d, d_h, vector(V_), d_gram);
+                add_outer::<T, FMA, D>(d, d_h, &vectors[V_ * d..][..d], d_gram);
                 d_g.copy_from_slice(d_h);
-                add_times::<T, FMA, D>(d, a, d_v, d_g);
+                add_shared_times::<T, FMA, D>(d, a, d_v, d_g);
                 for i in 0..d {
-                    d_g[i] = d_g[i].add_mul::<FMA>(e, &sx[i]);
+                    d_g[i] = d_g[i].add_mul::<FMA>(*e, &sx[i]);
                 }
             }
             if l + 2 < self.layers {
                 // G' = R G Rᵀ with R = I + B C, C = G A: R̄ = 2 Ḡ' R G.
                 d_r.fill(Lanes::zero());
                 add_product::<T, FMA, D>(d, d_gram_next, rg, d_r);
-                d_r.iter_mut().for_each(|v| *v = v.plus(v));
+                for v in d_r.iter_mut() {
+                    let once = *v;
+                    *v = once.plus(&once);
+                }
                 add_product_transposed::<T, FMA, D>(d, d_r, c, grad_b);
                 d_c.fill(Lanes::zero());
                 add_shared_transposed_lanes::<T, FMA, D>(d, b, d_r, d_c);
@@ -386,46 +391,21 @@ impl<T: Real, const D: usize> State<T, D> {
     }
 }
 
-/// `out = m v` with one matrix for all lanes.
+/// `out = m v`, one matrix for all lanes.
 #[inline(always)]
 fn times<T: Real, const FMA: bool, const D: usize>(d: usize, m: &[T], v: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    out.fill(Lanes::zero());
-    add_times::<T, FMA, D>(d, m, v, out);
+    zero::<T, D>(d, out);
+    add_shared_times::<T, FMA, D>(d, m, v, out);
 }
 
-/// `out += m v` with one matrix for all lanes.
-#[inline(always)]
-fn add_times<T: Real, const FMA: bool, const D: usize>(d: usize, m: &[T], v: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    let d = if D == 0 { d } else { D };
-    let v = &v[..d];
-    for (o, row) in out[..d].iter_mut().zip(m[..d * d].chunks_exact(d)) {
-        *o = row.iter().zip(v).fold(*o, |s, (m, v)| s.add_scaled::<FMA>(*m, v));
-    }
-}
-
-/// `out = mᵀ v` with one matrix for all lanes.
+/// `out = mᵀ v`, one matrix for all lanes.
 #[inline(always)]
 fn times_transposed<T: Real, const FMA: bool, const D: usize>(d: usize, m: &[T], v: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    out.fill(Lanes::zero());
-    add_times_transposed::<T, FMA, D>(d, m, v, out);
+    zero::<T, D>(d, out);
+    add_shared_transposed_times::<T, FMA, D>(d, m, v, out);
 }
 
-/// `out += mᵀ v` with one matrix for all lanes.
-#[inline(always)]
-fn add_times_transposed<T: Real, const FMA: bool, const D: usize>(
-    d: usize,
-    m: &[T],
-    v: &[Lanes<T>],
-    out: &mut [Lanes<T>],
-) {
-    let d = if D == 0 { d } else { D };
-    let v = &v[..d];
-    for (i, o) in out[..d].iter_mut().enumerate() {
-        *o = m[i..d * d].iter().step_by(d).zip(v).fold(*o, |s, (m, v)| s.add_scaled::<FMA>(*m, v));
-    }
-}
-
-/// `out = m v` with a matrix in every lane.
+/// `out = m v`, a matrix in every lane.
 #[inline(always)]
 fn lanes_times<T: Real, const FMA: bool, const D: usize>(
     d: usize,
@@ -433,33 +413,14 @@ fn lanes_times<T: Real, const FMA: bool, const D: usize>(
     v: &[Lanes<T>],
     out: &mut [Lanes<T>],
 ) {
-    out.fill(Lanes::zero());
+    zero::<T, D>(d, out);
     add_lanes_times::<T, FMA, D>(d, m, v, out);
 }
 
-/// `out += m v` with a matrix in every lane.
 #[inline(always)]
-fn add_lanes_times<T: Real, const FMA: bool, const D: usize>(
-    d: usize,
-    m: &[Lanes<T>],
-    v: &[Lanes<T>],
-    out: &mut [Lanes<T>],
-) {
+fn zero<T: Real, const D: usize>(d: usize, out: &mut [Lanes<T>]) {
     let d = if D == 0 { d } else { D };
-    let v = &v[..d];
-    for (o, row) in out[..d].iter_mut().zip(m[..d * d].chunks_exact(d)) {
-        *o = row.iter().zip(v).fold(*o, |s, (m, v)| s.add_mul::<FMA>(m, v));
-    }
-}
-
-/// `out += u vᵀ`.
-#[inline(always)]
-fn add_outer<T: Real, const FMA: bool, const D: usize>(d: usize, u: &[Lanes<T>], v: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    let d = if D == 0 { d } else { D };
-    let v = &v[..d];
-    for (row, u) in out[..d * d].chunks_exact_mut(d).zip(&u[..d]) {
-        for (o, v) in row.iter_mut().zip(v) {
-            *o = o.add_mul::<FMA>(u, v);
-        }
+    for o in &mut out[..d] {
+        *o = Lanes::zero();
     }
 }

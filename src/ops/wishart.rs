@@ -11,9 +11,7 @@
 use rayon::prelude::*;
 
 use super::lanes::{Kernel, LANES, Lanes, dispatch};
-use super::matrices::{
-    add_product, add_product_transposed, add_shared_lanes, add_shared_transposed_lanes, add_transposed_product,
-};
+use super::matrices::*;
 use crate::{Error, Result};
 
 /// Samples of Ĝ, in tiles of [`LANES`].
@@ -128,7 +126,11 @@ impl Losses<'_> {
     #[inline(always)]
     fn tiles<const FMA: bool, const D: usize>(self) -> Vec<Lanes<f64>> {
         let mut state = State::<D>::new(self.d, self.layers);
-        self.tiles.chunks(self.d * self.d).map(|gram| state.forward::<FMA>(self.params, gram)).collect()
+        let mut losses = Vec::with_capacity(self.tiles.len() / (self.d * self.d));
+        for gram in self.tiles.chunks(self.d * self.d) {
+            losses.push(state.forward::<FMA>(self.params, gram));
+        }
+        losses
     }
 }
 
@@ -198,9 +200,11 @@ impl<const D: usize> State<D> {
             let b = &params[2 * l * dd..][..dd];
             let a = &params[(2 * l + 1) * dd..][..dd];
             let (now, next) = self.store[l * STORED * dd..].split_at_mut(STORED * dd);
-            let mut parts = now.chunks_exact_mut(dd);
-            let mut part = || parts.next().unwrap_or_default();
-            let (s, t, at, v, u, tu) = (part(), part(), part(), part(), part(), part());
+            let (s, now) = now.split_at_mut(dd);
+            let (t, now) = now.split_at_mut(dd);
+            let (at, now) = now.split_at_mut(dd);
+            let (v, now) = now.split_at_mut(dd);
+            let (u, tu) = now.split_at_mut(dd);
             at.fill(Lanes::zero());
             add_shared_lanes::<f64, FMA, D>(d, a, t, at);
             v.fill(Lanes::zero());
@@ -219,7 +223,11 @@ impl<const D: usize> State<D> {
             }
         }
         let last = &self.store[self.layers * STORED * dd..][..dd];
-        last.iter().fold(Lanes::zero(), |sum, s| sum.add_mul::<FMA>(s, s))
+        let mut sum = Lanes::zero();
+        for s in last {
+            sum = sum.add_mul::<FMA>(*s, s);
+        }
+        sum
     }
 
     /// Adds the gradient of ‖S_L‖_F² in `params` to `gradient`.
@@ -227,9 +235,11 @@ impl<const D: usize> State<D> {
     fn backward<const FMA: bool>(&mut self, params: &[f64], gram: &[Lanes<f64>], gradient: &mut [Lanes<f64>]) {
         let d = if D == 0 { self.d } else { D };
         let dd = d * d;
-        let mut parts = self.adjoint.chunks_exact_mut(dd);
-        let mut part = || parts.next().unwrap_or_default();
-        let (d_s, d_t, d_u, d_v, d_tu, work) = (part(), part(), part(), part(), part(), part());
+        let (d_s, rest) = self.adjoint.split_at_mut(dd);
+        let (d_t, rest) = rest.split_at_mut(dd);
+        let (d_u, rest) = rest.split_at_mut(dd);
+        let (d_v, rest) = rest.split_at_mut(dd);
+        let (d_tu, work) = rest.split_at_mut(dd);
         let last = &self.store[self.layers * STORED * dd..][..dd];
         for (d_s, s) in d_s.iter_mut().zip(last) {
             *d_s = s.plus(s);
@@ -241,8 +251,8 @@ impl<const D: usize> State<D> {
             let (before, grad_a) = gradient[..(2 * l + 2) * dd].split_at_mut((2 * l + 1) * dd);
             let grad_b = &mut before[2 * l * dd..];
             let stored = &self.store[l * STORED * dd..][..STORED * dd];
-            let part = |i: usize| &stored[i * dd..][..dd];
-            let (s, t, at, u, tu) = (part(0), part(1), part(2), part(4), part(5));
+            let (s, t, at) = (&stored[..dd], &stored[dd..2 * dd], &stored[2 * dd..3 * dd]);
+            let (u, tu) = (&stored[4 * dd..5 * dd], &stored[5 * dd..]);
             // S' = S + S U.
             d_u.fill(Lanes::zero());
             add_transposed_product::<f64, FMA, D>(d, s, d_s, d_u);
