@@ -11,5 +11,6 @@ pub mod ops;
 pub mod progress;
 pub mod rng;
 pub mod tasks;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use rayon::prelude::*;
 
-use super::lanes::{Kernel, LANES, Lanes, Real, dispatch};
+use super::lanes::{Kernel, LANES, Lanes, Real, Vector, dispatch};
 use super::matrices::*;
 use super::moments::{Moments, stride};
 use crate::{Error, Result};
@@ -127,22 +127,22 @@ struct Forward<'a, T> {
     out: &'a mut [T],
 }
 
-impl<T: Real> Kernel for Forward<'_, T> {
+impl<T: Real> Kernel<T> for Forward<'_, T> {
     type Output = ();
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<V: Vector<T>>(self) {
         // The paper's dimension is compiled with its loops unrolled.
-        if self.d == 5 { self.tiles::<FMA, 5>() } else { self.tiles::<FMA, 0>() }
+        if self.d == 5 { self.tiles::<V, 5>() } else { self.tiles::<V, 0>() }
     }
 }
 
 impl<T: Real> Forward<'_, T> {
     #[inline(always)]
-    fn tiles<const FMA: bool, const D: usize>(self) {
+    fn tiles<V: Vector<T>, const D: usize>(self) {
         let d = if D == 0 { self.d } else { D };
         let mut state = State::<T, D>::new(d, self.layers);
         for (tile, out) in self.tiles.chunks(stride(d)).zip(self.out.chunks_mut(LANES)) {
-            let q = state.forward::<FMA>(self.params, tile);
+            let q = state.forward::<V>(self.params, tile);
             out.copy_from_slice(&q.0[..out.len()]);
         }
     }
@@ -156,25 +156,25 @@ struct Backward<'a, T> {
     e: &'a [T],
 }
 
-impl<T: Real> Kernel for Backward<'_, T> {
+impl<T: Real> Kernel<T> for Backward<'_, T> {
     type Output = Vec<f64>;
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Vec<f64> {
-        if self.d == 5 { self.tiles::<FMA, 5>() } else { self.tiles::<FMA, 0>() }
+    fn run<V: Vector<T>>(self) -> Vec<f64> {
+        if self.d == 5 { self.tiles::<V, 5>() } else { self.tiles::<V, 0>() }
     }
 }
 
 impl<T: Real> Backward<'_, T> {
     #[inline(always)]
-    fn tiles<const FMA: bool, const D: usize>(self) -> Vec<f64> {
+    fn tiles<V: Vector<T>, const D: usize>(self) -> Vec<f64> {
         let d = if D == 0 { self.d } else { D };
         let mut state = State::<T, D>::new(d, self.layers);
         let mut gradient = vec![Lanes::zero(); self.params.len()];
         for (tile, e) in self.tiles.chunks(stride(d)).zip(self.e.chunks(LANES)) {
             let mut lanes = Lanes::zero();
             lanes.0[..e.len()].copy_from_slice(e);
-            state.forward::<FMA>(self.params, tile);
-            state.backward::<FMA>(self.params, &lanes, &mut gradient);
+            state.forward::<V>(self.params, tile);
+            state.backward::<V>(self.params, &lanes, &mut gradient);
         }
         gradient.iter().map(Lanes::sum).collect()
     }
@@ -221,13 +221,12 @@ impl<T: Real, const D: usize> State<T, D> {
     }
 
     #[inline(always)]
-    fn forward<const FMA: bool>(&mut self, params: &[T], tile: &[Lanes<T>]) -> Lanes<T> {
+    fn forward<V: Vector<T>>(&mut self, params: &[T], tile: &[Lanes<T>]) -> Lanes<T> {
         let d = self.d();
         let dd = d * d;
         self.matrices[..dd].copy_from_slice(&tile[..dd]);
-        self.vectors[G_ * d..][..d].copy_from_slice(&tile[dd..][..d]);
-        self.vectors[X_ * d..][..d].copy_from_slice(&tile[dd + d..][..d]);
-        let mut q = Lanes::zero();
+        self.vectors[G_ * d..][..2 * d].copy_from_slice(&tile[dd..][..2 * d]);
+        let mut q = V::splat(T::default());
         for l in 0..self.layers {
             let b = &params[2 * l * dd..][..dd];
             let a = &params[(2 * l + 1) * dd..][..dd];
@@ -241,51 +240,48 @@ impl<T: Real, const D: usize> State<T, D> {
             let (sh, now) = now.split_at_mut(d);
             let (th, now) = now.split_at_mut(d);
             let (sx, tx) = now.split_at_mut(d);
-            times::<T, FMA, D>(d, a, x, sx);
+            shared_times::<T, V, D, false>(d, a, x, sx);
             for i in 0..d {
-                q = q.add_mul::<FMA>(g[i], &sx[i]);
+                q = q.add_mul(V::load(&g[i]), V::load(&sx[i]));
             }
             if l + 1 == self.layers {
                 break;
             }
-            times_transposed::<T, FMA, D>(d, a, g, v);
+            shared_transposed_times::<T, V, D, false>(d, a, g, v);
             h.copy_from_slice(g);
-            add_lanes_times::<T, FMA, D>(d, gram, v, h);
-            times::<T, FMA, D>(d, a, h, sh);
-            lanes_times::<T, FMA, D>(d, gram, sh, th);
-            lanes_times::<T, FMA, D>(d, gram, sx, tx);
-            let (g_next, rest) = next.split_at_mut(d);
-            let x_next = &mut rest[..d];
+            times::<T, V, D, true>(d, gram, v, h);
+            shared_times::<T, V, D, false>(d, a, h, sh);
+            times::<T, V, D, false>(d, gram, sh, th);
+            times::<T, V, D, false>(d, gram, sx, tx);
+            let (g_next, x_next) = next[..2 * d].split_at_mut(d);
             g_next.copy_from_slice(h);
-            add_shared_times::<T, FMA, D>(d, b, th, g_next);
+            shared_times::<T, V, D, true>(d, b, th, g_next);
             x_next.copy_from_slice(x);
-            add_shared_times::<T, FMA, D>(d, b, tx, x_next);
+            shared_times::<T, V, D, true>(d, b, tx, x_next);
             // The last layer reads g and x alone: the one before it leaves G.
             if l + 2 < self.layers {
                 let (c, work) = work.split_at_mut(dd);
                 let (r, rg) = work.split_at_mut(dd);
                 // C = G A; R = I + B C; G' = (R G) Rᵀ.
-                c.fill(Lanes::zero());
-                add_lanes_shared::<T, FMA, D>(d, gram, a, c);
-                for (i, r) in r.iter_mut().enumerate() {
-                    *r = Lanes::splat(T::of(if i % (d + 1) == 0 { 1.0 } else { 0.0 }));
+                product_shared::<T, V, D, false, false>(d, gram, a, c);
+                for i in 0..dd {
+                    r[i] = Lanes::splat(T::of(if i % (d + 1) == 0 { 1.0 } else { 0.0 }));
                 }
-                add_shared_lanes::<T, FMA, D>(d, b, c, r);
-                rg.fill(Lanes::zero());
-                add_product::<T, FMA, D>(d, r, gram, rg);
-                let gram_next = &mut matrices_next[..dd];
-                gram_next.fill(Lanes::zero());
-                add_product_transposed::<T, FMA, D>(d, rg, r, gram_next);
+                shared_product::<T, V, D, true>(d, b, c, r);
+                product::<T, V, D, false>(d, r, gram, rg);
+                product_transposed::<T, V, D, false>(d, rg, r, &mut matrices_next[..dd]);
             }
         }
-        q
+        let mut out = Lanes::zero();
+        q.store(&mut out);
+        out
     }
 
     /// Adds the gradient of this tile in `params` to `gradient`, for the gradient `e` in the label slots.
     ///
     /// Adjoints carry the name of what they are the adjoint of; G's is kept symmetric.
     #[inline(always)]
-    fn backward<const FMA: bool>(&mut self, params: &[T], e: &Lanes<T>, gradient: &mut [Lanes<T>]) {
+    fn backward<V: Vector<T>>(&mut self, params: &[T], e: &Lanes<T>, gradient: &mut [Lanes<T>]) {
         let d = self.d();
         let dd = d * d;
         let (d_gram, rest) = self.adjoint.split_at_mut(dd);
@@ -305,17 +301,17 @@ impl<T: Real, const D: usize> State<T, D> {
             let grad_b = &mut before[2 * l * dd..];
             let vectors = &self.vectors[l * VECTORS * d..][..VECTORS * d];
             let matrices = &self.matrices[l * MATRICES * dd..][..MATRICES * dd];
-            let (gram, c, r, rg) =
-                (&matrices[..dd], &matrices[dd..2 * dd], &matrices[2 * dd..3 * dd], &matrices[3 * dd..]);
+            let (gram, c) = (&matrices[..dd], &matrices[dd..2 * dd]);
+            let (r, rg) = (&matrices[2 * dd..3 * dd], &matrices[3 * dd..]);
             let (g, x, sx) = (&vectors[G_ * d..][..d], &vectors[X_ * d..][..d], &vectors[SX * d..][..d]);
             if l + 1 == self.layers {
                 // q += gᵀ s, s = A x.
-                for i in 0..d {
-                    d_s[i] = Lanes::zero().add_mul::<FMA>(*e, &g[i]);
-                    d_g[i] = Lanes::zero().add_mul::<FMA>(*e, &sx[i]);
-                }
-                add_outer::<T, FMA, D>(d, d_s, x, grad_a);
-                times_transposed::<T, FMA, D>(d, a, d_s, d_x);
+                d_s.fill(Lanes::zero());
+                add_scaled::<T, V>(e, g, d_s);
+                d_g.fill(Lanes::zero());
+                add_scaled::<T, V>(e, sx, d_g);
+                add_outer::<T, V, D>(d, d_s, x, grad_a);
+                shared_transposed_times::<T, V, D, false>(d, a, d_s, d_x);
                 d_gram.fill(Lanes::zero());
                 continue;
             }
@@ -324,103 +320,60 @@ impl<T: Real, const D: usize> State<T, D> {
             d_gram.fill(Lanes::zero());
             // x' = x + B t, t = G s, s = A x; and q += gᵀ s.
             let (s, t) = (sx, &vectors[TX * d..][..d]);
-            add_outer::<T, FMA, D>(d, d_x, t, grad_b);
-            times_transposed::<T, FMA, D>(d, b, d_x, d_t);
-            lanes_times::<T, FMA, D>(d, gram, d_t, d_s);
-            for i in 0..d {
-                d_s[i] = d_s[i].add_mul::<FMA>(*e, &g[i]);
-            }
-            add_outer::<T, FMA, D>(d, d_s, x, grad_a);
+            add_outer::<T, V, D>(d, d_x, t, grad_b);
+            shared_transposed_times::<T, V, D, false>(d, b, d_x, d_t);
+            times::<T, V, D, false>(d, gram, d_t, d_s);
+            add_scaled::<T, V>(e, g, d_s);
+            add_outer::<T, V, D>(d, d_s, x, grad_a);
             if keep {
-                add_outer::<T, FMA, D>(d, d_t, s, d_gram);
-                add_shared_transposed_times::<T, FMA, D>(d, a, d_s, d_x);
+                add_outer::<T, V, D>(d, d_t, s, d_gram);
+                shared_transposed_times::<T, V, D, true>(d, a, d_s, d_x);
             }
             // g' = h + B t, t = G s, s = A h.
             let (h, s, t) = (&vectors[H_ * d..][..d], &vectors[SH * d..][..d], &vectors[TH * d..][..d]);
-            add_outer::<T, FMA, D>(d, d_g, t, grad_b);
-            times_transposed::<T, FMA, D>(d, b, d_g, d_t);
-            lanes_times::<T, FMA, D>(d, gram, d_t, d_s);
-            add_outer::<T, FMA, D>(d, d_s, h, grad_a);
+            add_outer::<T, V, D>(d, d_g, t, grad_b);
+            shared_transposed_times::<T, V, D, false>(d, b, d_g, d_t);
+            times::<T, V, D, false>(d, gram, d_t, d_s);
+            add_outer::<T, V, D>(d, d_s, h, grad_a);
             d_h.copy_from_slice(d_g);
-            add_shared_transposed_times::<T, FMA, D>(d, a, d_s, d_h);
+            shared_transposed_times::<T, V, D, true>(d, a, d_s, d_h);
             if keep {
-                add_outer::<T, FMA, D>(d, d_t, s, d_gram);
+                add_outer::<T, V, D>(d, d_t, s, d_gram);
             }
             // h = g + G v, v = Aᵀ g.
-            lanes_times::<T, FMA, D>(d, gram, d_h, d_v);
-            add_outer::<T, FMA, D>(d, g, d_v, grad_a);
+            times::<T, V, D, false>(d, gram, d_h, d_v);
+            add_outer::<T, V, D>(d, g, d_v, grad_a);
             if keep {
-                add_outer::<T, FMA, D>(d, d_h, &vectors[V_ * d..][..d], d_gram);
+                add_outer::<T, V, D>(d, d_h, &vectors[V_ * d..][..d], d_gram);
                 d_g.copy_from_slice(d_h);
-                add_shared_times::<T, FMA, D>(d, a, d_v, d_g);
-                for i in 0..d {
-                    d_g[i] = d_g[i].add_mul::<FMA>(*e, &sx[i]);
-                }
+                shared_times::<T, V, D, true>(d, a, d_v, d_g);
+                add_scaled::<T, V>(e, sx, d_g);
             }
             if l + 2 < self.layers {
-                // G' = R G Rᵀ with R = I + B C, C = G A: R̄ = 2 Ḡ' R G.
-                d_r.fill(Lanes::zero());
-                add_product::<T, FMA, D>(d, d_gram_next, rg, d_r);
-                for v in d_r.iter_mut() {
-                    let once = *v;
-                    *v = once.plus(&once);
-                }
-                add_product_transposed::<T, FMA, D>(d, d_r, c, grad_b);
-                d_c.fill(Lanes::zero());
-                add_shared_transposed_lanes::<T, FMA, D>(d, b, d_r, d_c);
-                add_product::<T, FMA, D>(d, gram, d_c, grad_a);
+                // G' = R G Rᵀ with R = I + B C, C = G A: R̄ = 2 Ḡ' R G, where twice comes with the symmetric Ḡ'.
+                product::<T, V, D, false>(d, d_gram_next, rg, work);
+                d_r.copy_from_slice(work);
+                add_scaled::<T, V>(&Lanes::splat(T::of(1.0)), work, d_r);
+                product_transposed::<T, V, D, true>(d, d_r, c, grad_b);
+                shared_transposed_product::<T, V, D, false>(d, b, d_r, d_c);
+                product::<T, V, D, true>(d, gram, d_c, grad_a);
                 if keep {
-                    add_lanes_shared_transposed::<T, FMA, D>(d, d_c, a, d_gram);
-                    work.fill(Lanes::zero());
-                    add_product::<T, FMA, D>(d, d_gram_next, r, work);
-                    add_transposed_product::<T, FMA, D>(d, r, work, d_gram);
+                    product_shared::<T, V, D, true, true>(d, d_c, a, d_gram);
+                    product::<T, V, D, false>(d, d_gram_next, r, work);
+                    transposed_product::<T, V, D, true>(d, r, work, d_gram);
                 }
             }
             if keep {
-                let half = T::of(0.5);
+                let half = V::splat(T::of(0.5));
                 for i in 0..d {
                     for j in 0..=i {
-                        let both = d_gram[i * d + j].plus(&d_gram[j * d + i]);
-                        let mean = Lanes::zero().add_scaled::<FMA>(half, &both);
-                        d_gram[i * d + j] = mean;
-                        d_gram[j * d + i] = mean;
+                        let (lower, upper) = (V::load(&d_gram[i * d + j]), V::load(&d_gram[j * d + i]));
+                        let mean = V::splat(T::default()).add_mul(half, lower).add_mul(half, upper);
+                        mean.store(&mut d_gram[i * d + j]);
+                        mean.store(&mut d_gram[j * d + i]);
                     }
                 }
             }
         }
-    }
-}
-
-/// `out = m v`, one matrix for all lanes.
-#[inline(always)]
-fn times<T: Real, const FMA: bool, const D: usize>(d: usize, m: &[T], v: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    zero::<T, D>(d, out);
-    add_shared_times::<T, FMA, D>(d, m, v, out);
-}
-
-/// `out = mᵀ v`, one matrix for all lanes.
-#[inline(always)]
-fn times_transposed<T: Real, const FMA: bool, const D: usize>(d: usize, m: &[T], v: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    zero::<T, D>(d, out);
-    add_shared_transposed_times::<T, FMA, D>(d, m, v, out);
-}
-
-/// `out = m v`, a matrix in every lane.
-#[inline(always)]
-fn lanes_times<T: Real, const FMA: bool, const D: usize>(
-    d: usize,
-    m: &[Lanes<T>],
-    v: &[Lanes<T>],
-    out: &mut [Lanes<T>],
-) {
-    zero::<T, D>(d, out);
-    add_lanes_times::<T, FMA, D>(d, m, v, out);
-}
-
-#[inline(always)]
-fn zero<T: Real, const D: usize>(d: usize, out: &mut [Lanes<T>]) {
-    let d = if D == 0 { d } else { D };
-    for o in &mut out[..d] {
-        *o = Lanes::zero();
     }
 }

@@ -4,54 +4,10 @@
 //! Every function takes d as a constant `D` where it is known when compiling (0 where it is not), so that its loops
 //! unroll and its bounds checks vanish.
 
-use super::lanes::{Lanes, Real};
+use super::lanes::{Lanes, Real, Vector};
 
 /// Columns of a result that are kept in registers at once.
 const BLOCK: usize = 5;
-
-macro_rules! products {
-    ($($(#[$doc:meta])* $name:ident, $left:ty, $fma:ident, $at:expr;)*) => {$(
-        $(#[$doc])*
-        #[inline(always)]
-        pub(super) fn $name<T: Real, const FMA: bool, const D: usize>(
-            d: usize,
-            left: &[$left],
-            right: &[Lanes<T>],
-            out: &mut [Lanes<T>],
-        ) {
-            let d = if D == 0 { d } else { D };
-            let (left, right, out) = (&left[..d * d], &right[..d * d], &mut out[..d * d]);
-            let at: fn(usize, usize, usize) -> usize = $at;
-            for i in 0..d {
-                let mut j = 0;
-                while j + BLOCK <= d {
-                    let mut sum = [Lanes::zero(); BLOCK];
-                    for b in 0..BLOCK {
-                        sum[b] = out[i * d + j + b];
-                    }
-                    for k in 0..d {
-                        let l = left[at(d, i, k)];
-                        for b in 0..BLOCK {
-                            sum[b] = sum[b].$fma::<FMA>(l, &right[k * d + j + b]);
-                        }
-                    }
-                    for b in 0..BLOCK {
-                        out[i * d + j + b] = sum[b];
-                    }
-                    j += BLOCK;
-                }
-                while j < d {
-                    let mut s = out[i * d + j];
-                    for k in 0..d {
-                        s = s.$fma::<FMA>(left[at(d, i, k)], &right[k * d + j]);
-                    }
-                    out[i * d + j] = s;
-                    j += 1;
-                }
-            }
-        }
-    )*};
-}
 
 #[inline(always)]
 fn straight(d: usize, i: usize, k: usize) -> usize {
@@ -63,41 +19,73 @@ fn transposed(d: usize, i: usize, k: usize) -> usize {
     k * d + i
 }
 
+/// `out = l r`, or `out += l r` if `ADD`; both factors may be read transposed, and the left one may be shared.
+macro_rules! products {
+    ($($(#[$doc:meta])* $name:ident: $left:ty, $load:expr, $at_left:ident, $at_right:ident;)*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        pub(super) fn $name<T: Real, V: Vector<T>, const D: usize, const ADD: bool>(
+            d: usize,
+            left: &[$left],
+            right: &[Lanes<T>],
+            out: &mut [Lanes<T>],
+        ) {
+            let d = if D == 0 { d } else { D };
+            let (left, right, out) = (&left[..d * d], &right[..d * d], &mut out[..d * d]);
+            for i in 0..d {
+                let mut j = 0;
+                while j + BLOCK <= d {
+                    let mut sum = [V::splat(T::default()); BLOCK];
+                    if ADD {
+                        for b in 0..BLOCK {
+                            sum[b] = V::load(&out[i * d + j + b]);
+                        }
+                    }
+                    for k in 0..d {
+                        let l: V = $load(&left[$at_left(d, i, k)]);
+                        for b in 0..BLOCK {
+                            sum[b] = sum[b].add_mul(l, V::load(&right[$at_right(d, k, j + b)]));
+                        }
+                    }
+                    for b in 0..BLOCK {
+                        sum[b].store(&mut out[i * d + j + b]);
+                    }
+                    j += BLOCK;
+                }
+                while j < d {
+                    let mut s = if ADD { V::load(&out[i * d + j]) } else { V::splat(T::default()) };
+                    for k in 0..d {
+                        s = s.add_mul($load(&left[$at_left(d, i, k)]), V::load(&right[$at_right(d, k, j)]));
+                    }
+                    s.store(&mut out[i * d + j]);
+                    j += 1;
+                }
+            }
+        }
+    )*};
+}
+
+#[inline(always)]
+fn shared<T: Real, V: Vector<T>>(v: &T) -> V {
+    V::splat(*v)
+}
+
 products! {
-    /// `out += l r`.
-    add_product, Lanes<T>, add_mul, straight;
-    /// `out += lᵀ r`.
-    add_transposed_product, Lanes<T>, add_mul, transposed;
-    /// `out += m r`, m shared.
-    add_shared_lanes, T, add_scaled, straight;
-    /// `out += mᵀ r`, m shared.
-    add_shared_transposed_lanes, T, add_scaled, transposed;
+    /// `l r`.
+    product: Lanes<T>, V::load, straight, straight;
+    /// `lᵀ r`.
+    transposed_product: Lanes<T>, V::load, transposed, straight;
+    /// `l rᵀ`.
+    product_transposed: Lanes<T>, V::load, straight, transposed;
+    /// `m r`, m shared.
+    shared_product: T, shared::<T, V>, straight, straight;
+    /// `mᵀ r`, m shared.
+    shared_transposed_product: T, shared::<T, V>, transposed, straight;
 }
 
-/// `out += l rᵀ`.
+/// `out = l m` or `out = l mᵀ` if `TRANSPOSED`, m shared; `out += …` if `ADD`.
 #[inline(always)]
-pub(super) fn add_product_transposed<T: Real, const FMA: bool, const D: usize>(
-    d: usize,
-    left: &[Lanes<T>],
-    right: &[Lanes<T>],
-    out: &mut [Lanes<T>],
-) {
-    let d = if D == 0 { d } else { D };
-    let (left, right, out) = (&left[..d * d], &right[..d * d], &mut out[..d * d]);
-    for i in 0..d {
-        for j in 0..d {
-            let mut s = out[i * d + j];
-            for k in 0..d {
-                s = s.add_mul::<FMA>(left[i * d + k], &right[j * d + k]);
-            }
-            out[i * d + j] = s;
-        }
-    }
-}
-
-/// `out += l m`, m shared.
-#[inline(always)]
-pub(super) fn add_lanes_shared<T: Real, const FMA: bool, const D: usize>(
+pub(super) fn product_shared<T: Real, V: Vector<T>, const D: usize, const ADD: bool, const TRANSPOSED: bool>(
     d: usize,
     left: &[Lanes<T>],
     m: &[T],
@@ -107,41 +95,21 @@ pub(super) fn add_lanes_shared<T: Real, const FMA: bool, const D: usize>(
     let (left, m, out) = (&left[..d * d], &m[..d * d], &mut out[..d * d]);
     for i in 0..d {
         for j in 0..d {
-            let mut s = out[i * d + j];
+            let mut s = if ADD { V::load(&out[i * d + j]) } else { V::splat(T::default()) };
             for k in 0..d {
-                s = s.add_scaled::<FMA>(m[k * d + j], &left[i * d + k]);
+                let at = if TRANSPOSED { j * d + k } else { k * d + j };
+                s = s.add_mul(V::splat(m[at]), V::load(&left[i * d + k]));
             }
-            out[i * d + j] = s;
-        }
-    }
-}
-
-/// `out += l mᵀ`, m shared.
-#[inline(always)]
-pub(super) fn add_lanes_shared_transposed<T: Real, const FMA: bool, const D: usize>(
-    d: usize,
-    left: &[Lanes<T>],
-    m: &[T],
-    out: &mut [Lanes<T>],
-) {
-    let d = if D == 0 { d } else { D };
-    let (left, m, out) = (&left[..d * d], &m[..d * d], &mut out[..d * d]);
-    for i in 0..d {
-        for j in 0..d {
-            let mut s = out[i * d + j];
-            for k in 0..d {
-                s = s.add_scaled::<FMA>(m[j * d + k], &left[i * d + k]);
-            }
-            out[i * d + j] = s;
+            s.store(&mut out[i * d + j]);
         }
     }
 }
 
 macro_rules! applications {
-    ($($(#[$doc:meta])* $name:ident, $m:ty, $fma:ident, $at:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident: $m:ty, $load:expr, $at:ident;)*) => {$(
         $(#[$doc])*
         #[inline(always)]
-        pub(super) fn $name<T: Real, const FMA: bool, const D: usize>(
+        pub(super) fn $name<T: Real, V: Vector<T>, const D: usize, const ADD: bool>(
             d: usize,
             m: &[$m],
             v: &[Lanes<T>],
@@ -149,30 +117,29 @@ macro_rules! applications {
         ) {
             let d = if D == 0 { d } else { D };
             let (m, v, out) = (&m[..d * d], &v[..d], &mut out[..d]);
-            let at: fn(usize, usize, usize) -> usize = $at;
             for i in 0..d {
-                let mut s = out[i];
+                let mut s = if ADD { V::load(&out[i]) } else { V::splat(T::default()) };
                 for k in 0..d {
-                    s = s.$fma::<FMA>(m[at(d, i, k)], &v[k]);
+                    s = s.add_mul($load(&m[$at(d, i, k)]), V::load(&v[k]));
                 }
-                out[i] = s;
+                s.store(&mut out[i]);
             }
         }
     )*};
 }
 
 applications! {
-    /// `out += m v`, m shared.
-    add_shared_times, T, add_scaled, straight;
-    /// `out += mᵀ v`, m shared.
-    add_shared_transposed_times, T, add_scaled, transposed;
-    /// `out += m v`.
-    add_lanes_times, Lanes<T>, add_mul, straight;
+    /// `m v`, m shared.
+    shared_times: T, shared::<T, V>, straight;
+    /// `mᵀ v`, m shared.
+    shared_transposed_times: T, shared::<T, V>, transposed;
+    /// `m v`.
+    times: Lanes<T>, V::load, straight;
 }
 
 /// `out += u vᵀ`.
 #[inline(always)]
-pub(super) fn add_outer<T: Real, const FMA: bool, const D: usize>(
+pub(super) fn add_outer<T: Real, V: Vector<T>, const D: usize>(
     d: usize,
     u: &[Lanes<T>],
     v: &[Lanes<T>],
@@ -181,8 +148,18 @@ pub(super) fn add_outer<T: Real, const FMA: bool, const D: usize>(
     let d = if D == 0 { d } else { D };
     let (u, v, out) = (&u[..d], &v[..d], &mut out[..d * d]);
     for i in 0..d {
+        let left = V::load(&u[i]);
         for j in 0..d {
-            out[i * d + j] = out[i * d + j].add_mul::<FMA>(u[i], &v[j]);
+            V::load(&out[i * d + j]).add_mul(left, V::load(&v[j])).store(&mut out[i * d + j]);
         }
+    }
+}
+
+/// `out += a * v` entry by entry, for one scalar `a` of each prompt.
+#[inline(always)]
+pub(super) fn add_scaled<T: Real, V: Vector<T>>(a: &Lanes<T>, v: &[Lanes<T>], out: &mut [Lanes<T>]) {
+    let a = V::load(a);
+    for i in 0..out.len() {
+        V::load(&out[i]).add_mul(a, V::load(&v[i])).store(&mut out[i]);
     }
 }

@@ -10,7 +10,7 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{Kernel, LANES, Lanes, dispatch};
+use super::lanes::{Kernel, LANES, Lanes, Vector, dispatch};
 use super::matrices::*;
 use crate::{Error, Result};
 
@@ -114,21 +114,21 @@ struct Losses<'a> {
     tiles: &'a [Lanes<f64>],
 }
 
-impl Kernel for Losses<'_> {
+impl Kernel<f64> for Losses<'_> {
     type Output = Vec<Lanes<f64>>;
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Self::Output {
-        if self.d == 5 { self.tiles::<FMA, 5>() } else { self.tiles::<FMA, 0>() }
+    fn run<V: Vector<f64>>(self) -> Self::Output {
+        if self.d == 5 { self.tiles::<V, 5>() } else { self.tiles::<V, 0>() }
     }
 }
 
 impl Losses<'_> {
     #[inline(always)]
-    fn tiles<const FMA: bool, const D: usize>(self) -> Vec<Lanes<f64>> {
+    fn tiles<V: Vector<f64>, const D: usize>(self) -> Vec<Lanes<f64>> {
         let mut state = State::<D>::new(self.d, self.layers);
         let mut losses = Vec::with_capacity(self.tiles.len() / (self.d * self.d));
         for gram in self.tiles.chunks(self.d * self.d) {
-            losses.push(state.forward::<FMA>(self.params, gram));
+            losses.push(state.forward::<V>(self.params, gram));
         }
         losses
     }
@@ -142,25 +142,25 @@ struct Gradient<'a> {
     samples: usize,
 }
 
-impl Kernel for Gradient<'_> {
+impl Kernel<f64> for Gradient<'_> {
     type Output = (f64, Vec<f64>);
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Self::Output {
-        if self.d == 5 { self.tiles::<FMA, 5>() } else { self.tiles::<FMA, 0>() }
+    fn run<V: Vector<f64>>(self) -> Self::Output {
+        if self.d == 5 { self.tiles::<V, 5>() } else { self.tiles::<V, 0>() }
     }
 }
 
 impl Gradient<'_> {
     #[inline(always)]
-    fn tiles<const FMA: bool, const D: usize>(self) -> (f64, Vec<f64>) {
+    fn tiles<V: Vector<f64>, const D: usize>(self) -> (f64, Vec<f64>) {
         let mut state = State::<D>::new(self.d, self.layers);
         let mut gradient = vec![Lanes::zero(); self.params.len()];
         let mut loss = 0.0;
         for (i, gram) in self.tiles.chunks(self.d * self.d).enumerate() {
             // Lanes that stand for no sample have Ĝ = 0, hence S = I: their loss is d and must not count.
             let filled = (self.samples - i * LANES).min(LANES);
-            loss += state.forward::<FMA>(self.params, gram).0[..filled].iter().sum::<f64>();
-            state.backward::<FMA>(self.params, gram, &mut gradient);
+            loss += state.forward::<V>(self.params, gram).0[..filled].iter().sum::<f64>();
+            state.backward::<V>(self.params, gram, &mut gradient);
         }
         (loss, gradient.iter().map(Lanes::sum).collect())
     }
@@ -188,7 +188,7 @@ impl<const D: usize> State<D> {
     }
 
     #[inline(always)]
-    fn forward<const FMA: bool>(&mut self, params: &[f64], gram: &[Lanes<f64>]) -> Lanes<f64> {
+    fn forward<V: Vector<f64>>(&mut self, params: &[f64], gram: &[Lanes<f64>]) -> Lanes<f64> {
         let d = if D == 0 { self.d } else { D };
         let dd = d * d;
         for i in 0..dd {
@@ -205,34 +205,32 @@ impl<const D: usize> State<D> {
             let (at, now) = now.split_at_mut(dd);
             let (v, now) = now.split_at_mut(dd);
             let (u, tu) = now.split_at_mut(dd);
-            at.fill(Lanes::zero());
-            add_shared_lanes::<f64, FMA, D>(d, a, t, at);
-            v.fill(Lanes::zero());
-            add_transposed_product::<f64, FMA, D>(d, t, at, v);
-            u.fill(Lanes::zero());
-            add_product::<f64, FMA, D>(d, gram, v, u);
+            shared_product::<f64, V, D, false>(d, a, t, at);
+            transposed_product::<f64, V, D, false>(d, t, at, v);
+            product::<f64, V, D, false>(d, gram, v, u);
             let (s_next, rest) = next.split_at_mut(dd);
             s_next.copy_from_slice(s);
-            add_product::<f64, FMA, D>(d, s, u, s_next);
+            product::<f64, V, D, true>(d, s, u, s_next);
             if l + 1 < self.layers {
-                tu.fill(Lanes::zero());
-                add_product::<f64, FMA, D>(d, t, u, tu);
+                product::<f64, V, D, false>(d, t, u, tu);
                 let t_next = &mut rest[..dd];
                 t_next.copy_from_slice(t);
-                add_shared_lanes::<f64, FMA, D>(d, b, tu, t_next);
+                shared_product::<f64, V, D, true>(d, b, tu, t_next);
             }
         }
         let last = &self.store[self.layers * STORED * dd..][..dd];
-        let mut sum = Lanes::zero();
+        let mut sum = V::splat(0.0);
         for s in last {
-            sum = sum.add_mul::<FMA>(*s, s);
+            sum = sum.add_mul(V::load(s), V::load(s));
         }
-        sum
+        let mut out = Lanes::zero();
+        sum.store(&mut out);
+        out
     }
 
     /// Adds the gradient of ‖S_L‖_F² in `params` to `gradient`.
     #[inline(always)]
-    fn backward<const FMA: bool>(&mut self, params: &[f64], gram: &[Lanes<f64>], gradient: &mut [Lanes<f64>]) {
+    fn backward<V: Vector<f64>>(&mut self, params: &[f64], gram: &[Lanes<f64>], gradient: &mut [Lanes<f64>]) {
         let d = if D == 0 { self.d } else { D };
         let dd = d * d;
         let (d_s, rest) = self.adjoint.split_at_mut(dd);
@@ -242,7 +240,9 @@ impl<const D: usize> State<D> {
         let (d_tu, work) = rest.split_at_mut(dd);
         let last = &self.store[self.layers * STORED * dd..][..dd];
         for (d_s, s) in d_s.iter_mut().zip(last) {
-            *d_s = s.plus(s);
+            for i in 0..LANES {
+                d_s.0[i] = 2.0 * s.0[i];
+            }
         }
         d_t.fill(Lanes::zero());
         for l in (0..self.layers).rev() {
@@ -254,26 +254,22 @@ impl<const D: usize> State<D> {
             let (s, t, at) = (&stored[..dd], &stored[dd..2 * dd], &stored[2 * dd..3 * dd]);
             let (u, tu) = (&stored[4 * dd..5 * dd], &stored[5 * dd..]);
             // S' = S + S U.
-            d_u.fill(Lanes::zero());
-            add_transposed_product::<f64, FMA, D>(d, s, d_s, d_u);
+            transposed_product::<f64, V, D, false>(d, s, d_s, d_u);
             work.copy_from_slice(d_s);
-            add_product_transposed::<f64, FMA, D>(d, work, u, d_s);
+            product_transposed::<f64, V, D, true>(d, work, u, d_s);
             // T' = T + B (T U).
             if l + 1 < self.layers {
-                add_product_transposed::<f64, FMA, D>(d, d_t, tu, grad_b);
-                d_tu.fill(Lanes::zero());
-                add_shared_transposed_lanes::<f64, FMA, D>(d, b, d_t, d_tu);
-                add_transposed_product::<f64, FMA, D>(d, t, d_tu, d_u);
-                add_product_transposed::<f64, FMA, D>(d, d_tu, u, d_t);
+                product_transposed::<f64, V, D, true>(d, d_t, tu, grad_b);
+                shared_transposed_product::<f64, V, D, false>(d, b, d_t, d_tu);
+                transposed_product::<f64, V, D, true>(d, t, d_tu, d_u);
+                product_transposed::<f64, V, D, true>(d, d_tu, u, d_t);
             }
             // U = Ĝ V, V = Tᵀ (A T): V̄ = Ĝ Ū, Ā = T V̄ Tᵀ, T̄ += A T V̄ᵀ + Aᵀ T V̄.
-            d_v.fill(Lanes::zero());
-            add_product::<f64, FMA, D>(d, gram, d_u, d_v);
-            work.fill(Lanes::zero());
-            add_product::<f64, FMA, D>(d, t, d_v, work);
-            add_product_transposed::<f64, FMA, D>(d, work, t, grad_a);
-            add_product_transposed::<f64, FMA, D>(d, at, d_v, d_t);
-            add_shared_transposed_lanes::<f64, FMA, D>(d, a, work, d_t);
+            product::<f64, V, D, false>(d, gram, d_u, d_v);
+            product::<f64, V, D, false>(d, t, d_v, work);
+            product_transposed::<f64, V, D, true>(d, work, t, grad_a);
+            product_transposed::<f64, V, D, true>(d, at, d_v, d_t);
+            shared_transposed_product::<f64, V, D, true>(d, a, work, d_t);
         }
     }
 }

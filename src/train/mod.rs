@@ -1,0 +1,11 @@
+//! Training: optimisers behind dfdx's trait, schedules, checkpoints, and the loop that resumes bit for bit.
+
+pub mod checkpoint;
+pub mod optimizer;
+pub mod schedule;
+pub mod trainer;
+
+pub use checkpoint::{Array, Checkpoint};
+pub use optimizer::{Adam, AdamConfig, Clip, Sgd, SgdConfig, Stateful};
+pub use schedule::Schedule;
+pub use trainer::{History, Problem, Trainer};

@@ -1,0 +1,273 @@
+//! Adam and SGD behind dfdx's `Optimizer`, with gradient clipping and a state that can be saved.
+
+use dfdx::optim::{Optimizer, OptimizerUpdateError};
+use dfdx::prelude::{Cpu, CpuError, Gradients};
+use serde::{Deserialize, Serialize};
+
+use crate::models::Parameters;
+use crate::{Error, Result};
+
+/// What is done to gradients before a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clip {
+    /// Nothing.
+    None,
+    /// Every matrix (the last two axes of a tensor) is scaled to Frobenius norm at most this, each on its own: what the
+    /// authors of `pgd` do.
+    Matrix(f64),
+    /// All gradients together are scaled to norm at most this.
+    Global(f64),
+}
+
+impl Clip {
+    /// Clips in place; `shapes` are the tensors'.
+    pub fn apply(&self, gradients: &mut [Vec<f32>], shapes: &[Vec<usize>]) {
+        match *self {
+            Clip::None => {}
+            Clip::Matrix(limit) => {
+                for (gradient, shape) in gradients.iter_mut().zip(shapes) {
+                    let size: usize = shape.iter().rev().take(2).product();
+                    gradient.chunks_mut(size.max(1)).for_each(|matrix| shrink(&mut [matrix], limit));
+                }
+            }
+            Clip::Global(limit) => {
+                let mut parts: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
+                shrink(&mut parts, limit);
+            }
+        }
+    }
+}
+
+/// Scales `parts` to a common norm of at most `limit`.
+fn shrink(parts: &mut [&mut [f32]], limit: f64) {
+    let norm = parts.iter().flat_map(|p| p.iter()).map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+    if norm > limit {
+        // The small constant is PyTorch's, kept so that the same gradient gives the same step.
+        let scale = (limit / (norm + 1e-6)) as f32;
+        parts.iter_mut().flat_map(|p| p.iter_mut()).for_each(|g| *g *= scale);
+    }
+}
+
+/// An optimiser whose state can be saved and restored bit for bit.
+pub trait Stateful {
+    /// The base learning rate times `factor` from the next step on.
+    fn set_rate_factor(&mut self, factor: f64);
+    /// The state, named.
+    fn state(&self) -> Vec<(String, Vec<f32>)>;
+    /// Restores what [`Stateful::state`] gave after `steps` steps.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the state is another optimiser's.
+    fn restore(&mut self, steps: u64, state: &[(String, Vec<f32>)]) -> Result<()>;
+}
+
+/// Configuration of [`Adam`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdamConfig {
+    /// Learning rate.
+    pub rate: f64,
+    /// Decay of the first and of the second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay (AdamW); 0 is Adam.
+    pub weight_decay: f64,
+    /// Clipping before the step.
+    pub clip: Clip,
+}
+
+impl Default for AdamConfig {
+    /// PyTorch's defaults, without decay or clipping.
+    fn default() -> Self {
+        AdamConfig { rate: 1e-3, betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.0, clip: Clip::None }
+    }
+}
+
+/// Adam with bias correction (Kingma and Ba, 2015) and decoupled weight decay (Loshchilov and Hutter, 2019).
+///
+/// Behind dfdx's own `Optimizer` trait; dfdx's Adam neither clips nor lets its moments be saved.
+#[derive(Clone, Debug)]
+pub struct Adam {
+    config: AdamConfig,
+    factor: f64,
+    steps: u64,
+    first: Vec<Vec<f32>>,
+    second: Vec<Vec<f32>>,
+}
+
+impl Adam {
+    /// An optimiser before its first step.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a rate or epsilon that is not positive, or betas outside [0, 1).
+    pub fn new(config: AdamConfig) -> Result<Self> {
+        positive("learning rate", config.rate)?;
+        positive("epsilon", config.epsilon)?;
+        if let Some(bad) = config.betas.iter().find(|b| !(0.0..1.0).contains(*b)) {
+            return Err(Error::invalid("beta", bad, "a number in [0, 1)"));
+        }
+        Ok(Adam { config, factor: 1.0, steps: 0, first: Vec::new(), second: Vec::new() })
+    }
+}
+
+impl<M: Parameters> Optimizer<M, Cpu, f32> for Adam {
+    fn update(
+        &mut self,
+        module: &mut M,
+        gradients: &Gradients<f32, Cpu>,
+    ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
+        let gradients = clipped(module, gradients, self.config.clip).map_err(device_error)?;
+        self.steps += 1;
+        if self.first.is_empty() {
+            self.first = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
+            self.second = self.first.clone();
+        }
+        let [beta1, beta2] = self.config.betas;
+        let steps = self.steps.min(i32::MAX as u64) as i32;
+        let rate = self.config.rate * self.factor;
+        let step = (rate / (1.0 - beta1.powi(steps))) as f32;
+        let correction = (1.0 - beta2.powi(steps)).sqrt() as f32;
+        let decay = (1.0 - rate * self.config.weight_decay) as f32;
+        let (b1, b2, epsilon) = (beta1 as f32, beta2 as f32, self.config.epsilon as f32);
+        let mut tensors = gradients.iter().zip(self.first.iter_mut().zip(&mut self.second));
+        module
+            .visit(&mut |parameter| {
+                let Some((gradient, (first, second))) = tensors.next() else { return Ok(()) };
+                for (((p, g), m), v) in parameter.values.iter_mut().zip(gradient).zip(first).zip(second) {
+                    *m = b1 * *m + (1.0 - b1) * g;
+                    *v = b2 * *v + (1.0 - b2) * g * g;
+                    *p = *p * decay - step * *m / (v.sqrt() / correction + epsilon);
+                }
+                Ok(())
+            })
+            .map_err(device_error)
+    }
+}
+
+impl Stateful for Adam {
+    fn set_rate_factor(&mut self, factor: f64) {
+        self.factor = factor;
+    }
+
+    fn state(&self) -> Vec<(String, Vec<f32>)> {
+        named("adam.first", &self.first).chain(named("adam.second", &self.second)).collect()
+    }
+
+    fn restore(&mut self, steps: u64, state: &[(String, Vec<f32>)]) -> Result<()> {
+        let (first, second) = state.split_at(state.len() / 2);
+        if !is_named("adam.first", first) || !is_named("adam.second", second) {
+            return Err(Error::invalid("optimiser state", "another optimiser's", "Adam's first and second moments"));
+        }
+        self.steps = steps;
+        self.first = first.iter().map(|(_, m)| m.clone()).collect();
+        self.second = second.iter().map(|(_, m)| m.clone()).collect();
+        Ok(())
+    }
+}
+
+/// Configuration of [`Sgd`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SgdConfig {
+    /// Learning rate.
+    pub rate: f64,
+    /// Momentum: the velocity is this times itself plus the gradient.
+    pub momentum: f64,
+    /// Clipping before the step.
+    pub clip: Clip,
+}
+
+/// Stochastic gradient descent with heavy-ball momentum.
+#[derive(Clone, Debug)]
+pub struct Sgd {
+    config: SgdConfig,
+    factor: f64,
+    velocity: Vec<Vec<f32>>,
+}
+
+impl Sgd {
+    /// An optimiser before its first step.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a rate that is not positive or a momentum outside [0, 1).
+    pub fn new(config: SgdConfig) -> Result<Self> {
+        positive("learning rate", config.rate)?;
+        if !(0.0..1.0).contains(&config.momentum) {
+            return Err(Error::invalid("momentum", config.momentum, "a number in [0, 1)"));
+        }
+        Ok(Sgd { config, factor: 1.0, velocity: Vec::new() })
+    }
+}
+
+impl<M: Parameters> Optimizer<M, Cpu, f32> for Sgd {
+    fn update(
+        &mut self,
+        module: &mut M,
+        gradients: &Gradients<f32, Cpu>,
+    ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
+        let gradients = clipped(module, gradients, self.config.clip).map_err(device_error)?;
+        if self.velocity.is_empty() {
+            self.velocity = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
+        }
+        let (rate, momentum) = ((self.config.rate * self.factor) as f32, self.config.momentum as f32);
+        let mut tensors = gradients.iter().zip(&mut self.velocity);
+        module
+            .visit(&mut |parameter| {
+                let Some((gradient, velocity)) = tensors.next() else { return Ok(()) };
+                for ((p, g), v) in parameter.values.iter_mut().zip(gradient).zip(velocity) {
+                    *v = momentum * *v + g;
+                    *p -= rate * *v;
+                }
+                Ok(())
+            })
+            .map_err(device_error)
+    }
+}
+
+impl Stateful for Sgd {
+    fn set_rate_factor(&mut self, factor: f64) {
+        self.factor = factor;
+    }
+
+    fn state(&self) -> Vec<(String, Vec<f32>)> {
+        named("sgd.velocity", &self.velocity).collect()
+    }
+
+    fn restore(&mut self, _: u64, state: &[(String, Vec<f32>)]) -> Result<()> {
+        if !is_named("sgd.velocity", state) {
+            return Err(Error::invalid("optimiser state", "another optimiser's", "SGD's velocities"));
+        }
+        self.velocity = state.iter().map(|(_, v)| v.clone()).collect();
+        Ok(())
+    }
+}
+
+fn named(prefix: &str, tensors: &[Vec<f32>]) -> impl Iterator<Item = (String, Vec<f32>)> {
+    tensors.iter().enumerate().map(move |(i, t)| (format!("{prefix}.{i}"), t.clone()))
+}
+
+fn is_named(prefix: &str, state: &[(String, Vec<f32>)]) -> bool {
+    state.iter().enumerate().all(|(i, (name, _))| *name == format!("{prefix}.{i}"))
+}
+
+fn positive(what: &str, value: f64) -> Result<()> {
+    if value.is_finite() && value > 0.0 { Ok(()) } else { Err(Error::invalid(what, value, "a positive finite number")) }
+}
+
+/// The clipped gradients of every tensor, in the order of the visit.
+fn clipped<M: Parameters>(module: &mut M, gradients: &Gradients<f32, Cpu>, clip: Clip) -> Result<Vec<Vec<f32>>> {
+    let mut source = gradients.clone();
+    let (mut all, mut shapes) = (Vec::new(), Vec::new());
+    module.visit(&mut |parameter| {
+        all.push((parameter.gradient)(&mut source)?);
+        shapes.push(parameter.shape.to_vec());
+        Ok(())
+    })?;
+    clip.apply(&mut all, &shapes);
+    Ok(all)
+}
+
+/// dfdx's trait has no room for another error: one here means tensors that do not fit the optimiser's.
+fn device_error(_: Error) -> OptimizerUpdateError<CpuError> {
+    OptimizerUpdateError::DeviceError(CpuError::WrongNumElements)
+}

@@ -1,0 +1,44 @@
+//! Learning rates as functions of the step.
+
+use serde::{Deserialize, Serialize};
+
+/// The factor on the base learning rate.
+///
+/// ```
+/// use incontext::train::Schedule;
+/// let halving = Schedule::Step { every: 2000, factor: 0.5 };
+/// assert_eq!((halving.at(1999, 10_000), halving.at(4000, 10_000)), (1.0, 0.25));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Always 1.
+    Constant,
+    /// Multiplied by `factor` after every `every` steps, as the authors of `pgd` do.
+    Step {
+        /// Steps between two changes.
+        every: u64,
+        /// The factor, below 1.
+        factor: f64,
+    },
+    /// Linear from 0 over `warmup` steps, then half a cosine down to 0 at the last step.
+    Cosine {
+        /// Steps of warm-up.
+        warmup: u64,
+    },
+}
+
+impl Schedule {
+    /// The factor at `step` (from 0) of `steps`.
+    pub fn at(&self, step: u64, steps: u64) -> f64 {
+        match *self {
+            Schedule::Constant => 1.0,
+            Schedule::Step { every, factor } => factor.powi((step / every.max(1)).min(i32::MAX as u64) as i32),
+            Schedule::Cosine { warmup } if step < warmup => (step + 1) as f64 / warmup as f64,
+            Schedule::Cosine { warmup } => {
+                let progress = (step - warmup) as f64 / steps.saturating_sub(warmup).max(1) as f64;
+                0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos())
+            }
+        }
+    }
+}
