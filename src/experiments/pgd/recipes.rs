@@ -1,0 +1,425 @@
+//! The trainings of `pgd`: the authors' protocols (pgd.md section 3), as data.
+//!
+//! Prompts enter by their sufficient statistics, drawn by Bartlett's decomposition: the law is that of sampling the
+//! covariates, and the loss and its gradient are those of the prompt-level transformer.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dfdx::prelude::{Cpu, Gradients};
+use serde_json::json;
+
+use crate::experiments::{Recipe, Settings, TrainOptions};
+use crate::models::{LinearTransformer, Parametrisation};
+use crate::ops::moments::Moments;
+use crate::tasks::{Covariance, LinearRegression, WeightPrior};
+use crate::train::trainer::flat;
+use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
+use crate::{Error, Result};
+
+/// The eigenvalues of Σ in all of the paper's experiments (section 4.3).
+pub const EIGENVALUES: [f64; 5] = [1.0, 1.0, 0.25, 0.0625, 1.0];
+
+/// How one network is trained.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Protocol {
+    /// Number of layers L.
+    pub layers: usize,
+    /// Which blocks are free.
+    pub parametrisation: Parametrisation,
+    /// Eigenvalues of Σ, rotated by each seed's own orthogonal matrix; all ones leave Σ = I.
+    pub eigenvalues: Vec<f64>,
+    /// Context length n.
+    pub context: usize,
+    /// Prompts a step.
+    pub batch: usize,
+    /// Steps for which a batch is kept.
+    pub resample_every: u64,
+    /// The optimiser.
+    pub adam: AdamConfig,
+    /// The schedule of its rate.
+    pub schedule: Schedule,
+    /// Steps in all.
+    pub steps: u64,
+    /// Steps between two records of the history.
+    pub record_every: u64,
+    /// Record only the last so many; all if `None`.
+    pub keep_last: Option<u64>,
+}
+
+/// Prompts of a test or validation batch, as in the authors' code.
+const TEST_PROMPTS: usize = 20_000;
+/// Seeds of the authors' test and validation batches.
+const TEST_SEED: u64 = 99;
+const VALIDATION_SEED: u64 = 999;
+/// Standard deviation of the initial parameters.
+const INIT: f64 = 1e-4;
+
+impl Protocol {
+    /// The task of the run with `seed`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for eigenvalues or a context that no task has.
+    pub fn task(&self, seed: u64) -> Result<LinearRegression> {
+        let covariance = if self.eigenvalues.iter().all(|v| *v == 1.0) {
+            Covariance::identity(self.eigenvalues.len())?
+        } else {
+            Covariance::rotated(&self.eigenvalues, seed)?
+        };
+        LinearRegression::new(covariance, self.context, WeightPrior::InverseCovariance)
+    }
+
+    fn describe(&self, seed: u64) -> serde_json::Value {
+        json!({
+            "seed": seed, "layers": self.layers, "parametrisation": format!("{:?}", self.parametrisation),
+            "eigenvalues": self.eigenvalues, "n": self.context, "batch": self.batch,
+            "resample_every": self.resample_every, "adam": self.adam, "schedule": self.schedule,
+            "steps": self.steps, "record_every": self.record_every, "keep_last": self.keep_last, "init": INIT,
+        })
+    }
+}
+
+/// A run of a recipe: a name (`"s0"`, `"n12.s1"`), its protocol and its seed.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// How it is trained.
+    pub protocol: Protocol,
+    /// Seed of Σ's rotation, of the initial parameters and of the batches.
+    pub seed: u64,
+}
+
+/// AdamW as the authors set it, without decay.
+fn adam(rate: f64, betas: [f64; 2], clip: Clip) -> AdamConfig {
+    AdamConfig { rate, betas, clip, ..AdamConfig::default() }
+}
+
+/// Figures 1 and 2: three layers of preconditioned gradient descent.
+pub fn preconditioner() -> Protocol {
+    Protocol {
+        layers: 3,
+        parametrisation: Parametrisation::Preconditioner,
+        eigenvalues: EIGENVALUES.to_vec(),
+        context: 20,
+        batch: 20_000,
+        resample_every: 100,
+        adam: adam(0.02, [0.99, 0.9], Clip::Matrix(0.01)),
+        schedule: Schedule::Step { every: 2000, factor: 0.5 },
+        steps: 30_000,
+        record_every: 250,
+        keep_last: None,
+    }
+}
+
+/// Figures 3 to 5: three layers that also transform the covariates.
+pub fn transform() -> Protocol {
+    Protocol {
+        parametrisation: Parametrisation::Transform,
+        adam: adam(0.1, [0.99, 0.9], Clip::Matrix(0.01)),
+        schedule: Schedule::Step { every: 4000, factor: 0.5 },
+        steps: 100_000,
+        record_every: 500,
+        ..preconditioner()
+    }
+}
+
+/// The authors' notebook 'simple demonstration': Σ = I, and another local minimum.
+pub fn identity() -> Protocol {
+    Protocol {
+        eigenvalues: vec![1.0; 5],
+        batch: 4000,
+        resample_every: 1,
+        adam: adam(0.001, [0.9, 0.9], Clip::Global(1000.0)),
+        schedule: Schedule::Constant,
+        steps: 10_000,
+        record_every: 100,
+        ..transform()
+    }
+}
+
+/// Figure 6: three layers trained for a context of n examples. The authors draw 40,000 prompts a step; a tenth of
+/// them, still fresh at every step, is enough.
+pub fn context(n: usize) -> Protocol {
+    Protocol {
+        context: n,
+        batch: 4000,
+        resample_every: 1,
+        adam: adam(if n < 5 { 0.001 } else { 0.01 }, [0.99, 0.99], Clip::Matrix(0.001)),
+        schedule: Schedule::Step { every: 2000, factor: 0.5 },
+        steps: 8000,
+        record_every: 100,
+        keep_last: Some(10),
+        ..transform()
+    }
+}
+
+/// Figure 7: L layers. The authors keep 20,000 prompts for 100 steps; here 4,000 are fresh at every step.
+pub fn depth(layers: usize) -> Protocol {
+    Protocol {
+        layers,
+        batch: 4000,
+        resample_every: 1,
+        adam: adam(0.01, [0.99, 0.9], Clip::Matrix(0.01)),
+        schedule: Schedule::Step { every: 4000, factor: 0.5 },
+        steps: 20_000,
+        record_every: 100,
+        keep_last: Some(20),
+        ..transform()
+    }
+}
+
+/// The runs of every recipe of the paper, with the recipe's title.
+pub fn catalogue() -> Vec<(&'static str, &'static str, Vec<Run>)> {
+    let seeds = |protocol: Protocol, seeds: u64| -> Vec<Run> {
+        (0..seeds).map(|seed| Run { name: format!("s{seed}"), protocol: protocol.clone(), seed }).collect()
+    };
+    let each = |protocols: Vec<(String, Protocol)>, seeds: u64| -> Vec<Run> {
+        let of = |(name, protocol): (String, Protocol)| {
+            (0..seeds).map(move |seed| Run { name: format!("{name}.s{seed}"), protocol: protocol.clone(), seed })
+        };
+        protocols.into_iter().flat_map(of).collect()
+    };
+    vec![
+        ("pgd-preconditioner", "3 layers, eq. 8: Figures 1 and 2, 5 seeds", seeds(preconditioner(), 5)),
+        ("pgd-transform", "3 layers, eq. 11: Figures 3 to 5, 3 seeds", seeds(transform(), 3)),
+        ("pgd-identity", "3 layers, eq. 11, Σ = I: the other local minimum, 3 seeds", seeds(identity(), 3)),
+        (
+            "pgd-context",
+            "3 layers, eq. 11, n = 2 to 20: Figure 6, 3 seeds",
+            each((1..=10).map(|k| (format!("n{}", 2 * k), context(2 * k))).collect(), 3),
+        ),
+        (
+            "pgd-depth",
+            "1 to 4 layers, eq. 11: Figure 7, 3 seeds",
+            each((1..=4).map(|l| (format!("l{l}"), depth(l))).collect(), 3),
+        ),
+    ]
+}
+
+/// The recipes, as the command line lists them.
+pub fn recipes() -> Vec<Recipe> {
+    // One function pointer a recipe: a recipe is plain data without captures.
+    const RUNS: [fn(&Settings<'_>, &TrainOptions) -> Result<PathBuf>; 5] = [
+        |s, o| train_recipe(0, s, o),
+        |s, o| train_recipe(1, s, o),
+        |s, o| train_recipe(2, s, o),
+        |s, o| train_recipe(3, s, o),
+        |s, o| train_recipe(4, s, o),
+    ];
+    catalogue().into_iter().zip(RUNS).map(|((id, title, _), run)| Recipe { id, title, run }).collect()
+}
+
+/// The prompt-level training problem of a run.
+struct PromptTraining {
+    model: LinearTransformer,
+    task: LinearRegression,
+    protocol: Protocol,
+    seed: u64,
+    batch: Option<(u64, Arc<Moments<f32>>)>,
+    test: Arc<Moments<f32>>,
+    validation: Arc<Moments<f32>>,
+}
+
+impl Problem for PromptTraining {
+    type Model = LinearTransformer;
+
+    fn model(&mut self) -> &mut LinearTransformer {
+        &mut self.model
+    }
+
+    fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
+        let block = step / self.protocol.resample_every;
+        let moments = match &self.batch {
+            Some((held, moments)) if *held == block => Arc::clone(moments),
+            _ => {
+                // Odd multiplier: distinct blocks of distinct seeds get distinct sampling seeds.
+                let seed = (self.seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(block);
+                let moments = Arc::new(self.task.sample_moments(self.protocol.batch, seed)?);
+                self.batch = Some((block, Arc::clone(&moments)));
+                moments
+            }
+        };
+        self.model.loss_and_gradient(&moments)
+    }
+
+    fn measure(&mut self, _: u64) -> Result<Vec<(&'static str, f64)>> {
+        Ok(vec![("test", self.model.loss(&self.test)?), ("validation", self.model.loss(&self.validation)?)])
+    }
+}
+
+/// Trains one run, keeping its state in `state`.
+///
+/// # Errors
+/// As [`Trainer::run`].
+pub fn train(run: &Run, task: &str, state: Option<&Path>, settings: &Settings<'_>) -> Result<History> {
+    let protocol = &run.protocol;
+    let regression = protocol.task(run.seed)?;
+    let (layers, dim) = (protocol.layers, regression.dim());
+    let mut problem = PromptTraining {
+        model: LinearTransformer::init(layers, dim, protocol.parametrisation, INIT, run.seed)?,
+        test: Arc::new(regression.sample_moments(TEST_PROMPTS, TEST_SEED)?),
+        validation: Arc::new(regression.sample_moments(TEST_PROMPTS, VALIDATION_SEED)?),
+        task: regression,
+        protocol: protocol.clone(),
+        seed: run.seed,
+        batch: None,
+    };
+    let first = protocol.keep_last.map_or(0, |k| protocol.steps.saturating_sub((k - 1) * protocol.record_every));
+    let trainer = Trainer {
+        task: task.to_owned(),
+        steps: protocol.steps,
+        schedule: protocol.schedule,
+        record_at: (first..=protocol.steps).step_by(protocol.record_every.max(1) as usize).collect(),
+        state: state.map(Path::to_owned),
+        fingerprint: protocol.describe(run.seed),
+        save_every: Duration::from_secs(10),
+        observer: settings.observer,
+    };
+    let history = trainer.run(&mut problem, &mut Adam::new(protocol.adam)?)?;
+    debug_assert_eq!(history.parameters.last(), Some(&flat(&mut problem.model)?));
+    Ok(history)
+}
+
+fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
+    let (id, title, mut runs) = catalogue().swap_remove(index);
+    if let Some(seed) = options.seed {
+        // One network for each configuration, under the seed that was asked for.
+        runs.retain(|run| run.seed == 0);
+        for run in &mut runs {
+            run.name = run.name.replace("s0", &format!("s{seed}"));
+            run.seed = seed;
+        }
+    }
+    let folder = options.out.clone().unwrap_or_else(|| settings.checkpoints.clone());
+    let begin = Instant::now();
+    let (mut arrays, mut described, mut states) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    for run in &runs {
+        let state = settings.work.join(format!("{id}.{}.safetensors", run.name));
+        if !options.resume && state.exists() {
+            std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
+        }
+        let history = train(run, &format!("{id} {}", run.name), Some(&state), settings)?;
+        add_history(&mut arrays, run, &history)?;
+        described.insert(run.name.clone(), run.protocol.describe(run.seed));
+        states.push(state);
+    }
+    let seed = options.seed.map(|s| format!(" --seed {s}")).unwrap_or_default();
+    let manifest = json!({
+        "id": id, "title": title, "command": format!("cargo lab train {id}{seed}"), "runs": described,
+    });
+    let path = folder.join(format!("{id}.safetensors"));
+    let checkpoint = Checkpoint { arrays, manifest };
+    checkpoint.save(&path)?;
+    // Beside the file, for people: the same manifest, how good the networks are and how long they took.
+    let losses: BTreeMap<&str, f64> = runs
+        .iter()
+        .map(|run| {
+            Ok((run.name.as_str(), *checkpoint.f64(&format!("{}.test", run.name), &[0])?.1.last().unwrap_or(&f64::NAN)))
+        })
+        .collect::<Result<_>>()?;
+    let mut readable = checkpoint.manifest.clone();
+    readable["test_loss"] = json!(losses);
+    readable["seconds_of_last_session"] = json!(begin.elapsed().as_secs());
+    crate::fs::write_atomic(&folder.join(format!("{id}.json")), format!("{readable:#}\n").as_bytes())?;
+    for state in states {
+        std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
+    }
+    Ok(path)
+}
+
+fn add_history(arrays: &mut BTreeMap<String, Array>, run: &Run, history: &History) -> Result<()> {
+    let (rows, d) = (history.steps.len(), run.protocol.eigenvalues.len());
+    let shape = [rows, run.protocol.layers, 2, d, d];
+    arrays.insert(format!("{}.parameters", run.name), Array::f32(&shape, history.parameters.concat())?);
+    let steps = history.steps.iter().map(|s| *s as f64).collect();
+    arrays.insert(format!("{}.steps", run.name), Array::f64(&[rows], steps)?);
+    for name in ["test", "validation"] {
+        arrays.insert(format!("{}.{name}", run.name), Array::f64(&[rows], history.measure(name)?.to_vec())?);
+    }
+    Ok(())
+}
+
+/// A trained run as the figures use it.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// The run's name, e.g. `s0`.
+    pub name: String,
+    /// Its task.
+    pub task: LinearRegression,
+    /// The recorded steps.
+    pub steps: Vec<u64>,
+    /// Test loss at each recorded step, on the authors' test batch (20,000 prompts, seed 99).
+    pub test: Vec<f64>,
+    /// Validation loss at each recorded step (seed 999).
+    pub validation: Vec<f64>,
+    /// The network at each recorded step.
+    pub models: Vec<LinearTransformer>,
+}
+
+impl Trained {
+    /// The network at the end.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a history without records.
+    pub fn last(&self) -> Result<&LinearTransformer> {
+        self.models.last().ok_or_else(|| Error::invalid("history", "no record", "at least one"))
+    }
+
+    /// Index of the record with the least validation loss, as the authors choose in Figures 6 and 7.
+    pub fn best(&self) -> usize {
+        (0..self.validation.len()).min_by(|&i, &j| self.validation[i].total_cmp(&self.validation[j])).unwrap_or(0)
+    }
+}
+
+/// The trained runs of recipe `id` whose names `wanted` accepts: from the shipped checkpoint, or trained now if the
+/// settings ask for it.
+///
+/// # Errors
+/// [`Error::Unknown`] for another id, [`Error::File`] and [`Error::Corrupt`] for a checkpoint that is not there or
+/// damaged; as [`train`].
+pub fn load(id: &str, wanted: impl Fn(&Run) -> bool, settings: &Settings<'_>) -> Result<Vec<Trained>> {
+    let catalogue = catalogue();
+    let known = catalogue.iter().map(|(id, ..)| *id).collect::<Vec<_>>();
+    let (index, entry) = catalogue
+        .iter()
+        .enumerate()
+        .find(|(_, (name, ..))| *name == id)
+        .ok_or_else(|| Error::unknown("checkpoint", id, known))?;
+    let path = if settings.from_scratch {
+        let fresh = settings.work.join("from-scratch");
+        let path = fresh.join(format!("{id}.safetensors"));
+        if path.exists() {
+            // Trained by an earlier figure of this or another run, by the same code: deterministic, hence the same.
+            path
+        } else {
+            train_recipe(index, settings, &TrainOptions { resume: true, seed: None, out: Some(fresh) })?
+        }
+    } else {
+        settings.checkpoints.join(format!("{id}.safetensors"))
+    };
+    let checkpoint = Checkpoint::load(&path)?;
+    entry.2.iter().filter(|run| wanted(run)).map(|run| read_run(&checkpoint, run)).collect()
+}
+
+fn read_run(checkpoint: &Checkpoint, run: &Run) -> Result<Trained> {
+    let task = run.protocol.task(run.seed)?;
+    let (layers, d) = (run.protocol.layers, task.dim());
+    let (shape, values) = checkpoint.f32(&format!("{}.parameters", run.name), &[0, layers, 2, d, d])?;
+    let rows = shape[0];
+    let series = |name: &str| Ok(checkpoint.f64(&format!("{}.{name}", run.name), &[rows])?.1.to_vec());
+    let models = values
+        .chunks(layers * 2 * d * d)
+        .map(|v| LinearTransformer::from_values(v.to_vec(), layers, d, run.protocol.parametrisation))
+        .collect::<Result<_>>()?;
+    Ok(Trained {
+        name: run.name.clone(),
+        steps: series("steps")?.iter().map(|s: &f64| *s as u64).collect(),
+        test: series("test")?,
+        validation: series("validation")?,
+        models,
+        task,
+    })
+}
