@@ -3,6 +3,12 @@
 use super::panel::{Axis, Panel, Scale, Series};
 use super::text::{minus, significant, width};
 
+/// A value with its label.
+pub(super) type Tick = (f64, String);
+
+/// How many of these ticks have room on an axis.
+pub(super) type Room = dyn Fn(&[Tick]) -> usize;
+
 /// Size of tick labels in pixels.
 pub(super) const TICK: f64 = 11.0;
 
@@ -15,7 +21,7 @@ pub(super) struct Plan {
     /// The value where it ends; below `low` for an axis that runs backwards.
     pub high: f64,
     /// Values with their labels (which may have raised parts).
-    pub ticks: Vec<(f64, String)>,
+    pub ticks: Vec<Tick>,
     /// Values with a faint line and no label.
     pub minor: Vec<f64>,
     /// Whether the labels below the axis are slanted because they would not fit side by side.
@@ -175,7 +181,7 @@ pub(super) fn plan(axis: &Axis, ends: (f64, f64), pixels: f64, horizontal: bool)
         plan.fixed = true;
         return plan;
     }
-    let most = |labels: &[(f64, String)]| {
+    let most = move |labels: &[Tick]| {
         let widest = labels.iter().map(|(_, l)| width(l, TICK, false)).fold(0.0, f64::max);
         let room = if horizontal { pixels / (widest + 14.0) } else { pixels / 26.0 };
         (room.floor() as usize).clamp(2, 7)
@@ -213,7 +219,7 @@ pub(super) fn plan_names(names: &[String], pixels: f64, horizontal: bool, down: 
 }
 
 /// Ticks at multiples of 1, 2, 2.5 or 5 times a power of ten, as many as have room.
-pub(super) fn linear_ticks(low: f64, high: f64, most: &dyn Fn(&[(f64, String)]) -> usize) -> Vec<(f64, String)> {
+pub(super) fn linear_ticks(low: f64, high: f64, most: &Room) -> Vec<Tick> {
     let span = high - low;
     let base = 10f64.powf((span / 8.0).log10().floor());
     let mut last = Vec::new();
@@ -241,7 +247,7 @@ pub(super) fn linear_ticks(low: f64, high: f64, most: &dyn Fn(&[(f64, String)]) 
 }
 
 /// Labels with the decimals that `step` needs; powers of ten for very large and very small numbers.
-fn linear_labels(ticks: &[f64], step: f64) -> Vec<(f64, String)> {
+fn linear_labels(ticks: &[f64], step: f64) -> Vec<Tick> {
     let largest = ticks.iter().fold(0.0f64, |m, t| m.max(t.abs()));
     let label = |t: f64| {
         if t == 0.0 {
@@ -274,8 +280,7 @@ fn power(v: f64, digits: usize) -> String {
 }
 
 /// Decades, or 1-2-5 where there are fewer than two of them; minor ticks at the other digits.
-#[allow(clippy::type_complexity)]
-fn log_ticks(low: f64, high: f64, most: &dyn Fn(&[(f64, String)]) -> usize) -> (Vec<(f64, String)>, Vec<f64>) {
+fn log_ticks(low: f64, high: f64, most: &Room) -> (Vec<Tick>, Vec<f64>) {
     let (a, b) = (low.log10(), high.log10());
     let inside = |v: f64| (a - 1e-9..=b + 1e-9).contains(&v.log10());
     let exponents: Vec<i32> = ((a - 1e-9).ceil() as i32..=(b + 1e-9).floor() as i32).collect();
@@ -292,12 +297,12 @@ fn log_ticks(low: f64, high: f64, most: &dyn Fn(&[(f64, String)]) -> usize) -> (
             let v = 10f64.powi(k);
             (v, if plain { significant(v, 6) } else { format!("10^{{{}}}", minus(&k.to_string())) })
         };
-        let all: Vec<(f64, String)> = exponents.iter().map(label).collect();
+        let all: Vec<Tick> = exponents.iter().map(label).collect();
         let every = all.len().div_ceil(most(&all));
         let kept = all.into_iter().zip(&exponents).filter(|(_, k)| k.rem_euclid(every as i32) == 0).map(|(t, _)| t);
         return (kept.collect(), minor);
     }
-    let labelled = |values: Vec<f64>| -> Vec<(f64, String)> {
+    let labelled = |values: Vec<f64>| -> Vec<Tick> {
         let large = values.iter().any(|v| !(1e-3..1e5).contains(v));
         values.into_iter().map(|v| (v, if large { power(v, 2) } else { significant(v, 6) })).collect()
     };
@@ -314,13 +319,13 @@ fn log_ticks(low: f64, high: f64, most: &dyn Fn(&[(f64, String)]) -> usize) -> (
 mod tests {
     use super::*;
 
-    fn labels(ticks: &[(f64, String)]) -> Vec<&str> {
+    fn labels(ticks: &[Tick]) -> Vec<&str> {
         ticks.iter().map(|(_, l)| l.as_str()).collect()
     }
 
     #[test]
     fn linear_ticks_are_round_and_their_labels_short() {
-        let few = |_: &[(f64, String)]| 6;
+        let few = |_: &[Tick]| 6;
         assert_eq!(labels(&linear_ticks(0.0, 1.0, &few)), ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert_eq!(labels(&linear_ticks(-2.1, 1.7, &few)), ["−2", "−1", "0", "1"]);
         assert_eq!(
@@ -343,7 +348,7 @@ mod tests {
 
     #[test]
     fn log_ticks_are_decades_or_digits() {
-        let few = |_: &[(f64, String)]| 6;
+        let few = |_: &[Tick]| 6;
         assert_eq!(labels(&log_ticks(1e-3, 1.0, &few).0), ["10^{−3}", "10^{−2}", "10^{−1}", "10^{0}"]);
         assert_eq!(labels(&log_ticks(0.5, 200.0, &few).0), ["1", "10", "100"]);
         assert_eq!(labels(&log_ticks(1.0, 8.0, &few).0), ["1", "2", "3", "5", "7"]);

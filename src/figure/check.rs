@@ -230,16 +230,14 @@ fn values(v: &[f64], axis: &Axis, what: &str) -> Result<()> {
     if v.iter().all(|v| v.is_nan()) {
         return Err(Error::invalid(what, "NaN alone", "at least one number"));
     }
-    if axis.scale == Scale::Log {
-        if let Some(i) = v.iter().position(|v| *v < 1.0 / HUGE) {
-            return Err(Error::invalid(
-                format!("{what}[{i}]"),
-                v[i],
-                "a number above 0 on a log axis (NaN for a gap, or Axis::linear)",
-            ));
-        }
+    match v.iter().position(|v| axis.scale == Scale::Log && *v < 1.0 / HUGE) {
+        Some(i) => Err(Error::invalid(
+            format!("{what}[{i}]"),
+            v[i],
+            "a number above 0 on a log axis (NaN for a gap, or Axis::linear)",
+        )),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// An edge may be NaN (no band there); on a log axis, one at or below 0 is cut off where the axis ends.
@@ -279,15 +277,10 @@ fn heatmap(map: &Heatmap, at: &str) -> Result<()> {
             return Err(Error::shape(what, &[labels.len()], format!("[{cells}], one for each {word}")));
         }
     }
-    if let Some((low, high)) = map.range {
-        if low.abs().max(high.abs()) > HUGE || !(low < high) {
-            let given = format!("{low} to {high}");
-            return Err(Error::invalid(
-                format!("range of {at}"),
-                given,
-                "two finite numbers of at most 1e300 in size, the lower first",
-            ));
-        }
+    let sound = |(low, high): (f64, f64)| low < high && low.abs().max(high.abs()) <= HUGE;
+    if let Some((low, high)) = map.range.filter(|range| !sound(*range)) {
+        let expected = "two finite numbers of at most 1e300 in size, the lower first";
+        return Err(Error::invalid(format!("range of {at}"), format!("{low} to {high}"), expected));
     }
     values(&map.z, &Axis::default(), &format!("z of {at}"))
 }

@@ -205,7 +205,7 @@ fn axis_pair(panel: &Panel, place: &Place, sheet: &Sheet, i: usize) -> (Axis, Ax
             .show_line(true)
             .line_color("#444444")
             .mirror(map)
-            .show_grid(!map && !(horizontal && plan.scale == Scale::Category))
+            .show_grid(!map && (!horizontal || plan.scale != Scale::Category))
             .grid_color("#e4e4e4")
             .zero_line(false)
             .tick_font(font(TICK, DARK));
@@ -291,11 +291,10 @@ fn annotations(figure: &Figure, sheet: &Sheet, states: &[Vec<&Panel>], frame: us
             all.push(a.x_anchor(Anchor::Center).y_anchor(Anchor::Middle));
         }
     }
-    if let (Some(control), Some(rect)) = (&figure.control, sheet.control) {
-        if control.kind == ControlKind::Buttons {
-            let name = plain_text(&format!("{}:", control.name), TEXT, PALE);
-            all.push(at(name, rect.x, rect.y + 15.0).x_anchor(Anchor::Left));
-        }
+    let buttons = figure.control.as_ref().filter(|c| c.kind == ControlKind::Buttons);
+    if let (Some(control), Some(rect)) = (buttons, sheet.control) {
+        let name = plain_text(&format!("{}:", control.name), TEXT, PALE);
+        all.push(at(name, rect.x, rect.y + 15.0).x_anchor(Anchor::Left));
     }
     all
 }
