@@ -62,8 +62,7 @@ impl Observer for Bars {
             let due = state.as_ref().is_none_or(|current| current.said.elapsed() >= EVERY);
             if new || due || report.step >= report.of {
                 let _ = writeln!(std::io::stderr(), "{}", line(report));
-                *state =
-                    Some(Current { task: report.task.into(), bar: ProgressBar::hidden(), said: Instant::now() });
+                *state = Some(Current { task: report.task.into(), bar: ProgressBar::hidden(), said: Instant::now() });
             }
             return;
         }

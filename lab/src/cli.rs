@@ -38,6 +38,9 @@ enum Task {
     Export(commands::export::Options),
     /// Measure speed
     Bench(BenchOptions),
+    /// Print, as JSON, the Python that has JupyterLab and the environment to run it in; sets up first
+    #[command(hide = true)]
+    Environment,
     /// Run a kernel: what Jupyter calls
     Kernel {
         /// The connection file that Jupyter wrote
@@ -72,6 +75,7 @@ pub fn run(arguments: Arguments) -> Outcome<u8> {
         Some(Task::Train(options)) => commands::train::run(&house, &options),
         Some(Task::Export(options)) => commands::export::run(&house, &options),
         Some(Task::Bench(options)) => bench::run(&house, &options.bench),
+        Some(Task::Environment) => jupyter::print_environment(&house),
         Some(Task::Kernel { connection }) => kernel::run(&house, &connection),
         Some(Task::KernelGuard { folder }) => kernel::guard::run(&folder),
     }

@@ -131,7 +131,13 @@ fn base() -> Finding {
 
 fn jupyter(house: &House) -> Finding {
     if let Some(python) = python::conda() {
-        return Found(format!("in {}", python.prefix.display()));
+        return match python.prefix.join("share/jupyter/labextensions/jupyterlab-plotly").is_dir() {
+            true => Found(format!("in {}", python.prefix.display())),
+            false => Missing(
+                Trouble::new("the active conda environment has JupyterLab but not its Plotly renderer")
+                    .mend("conda env update --file environment.yml, or: python -m pip install plotly"),
+            ),
+        };
     }
     let venv = python::venv(house);
     match pins::read(house) {
@@ -148,8 +154,11 @@ fn kernel(house: &House) -> Finding {
     match evcxr::find(house) {
         Some(program) => Found(format!("evcxr_jupyter {} at {}", evcxr::VERSION, house.short(&program))),
         None => Missing(
-            Trouble::new(format!("evcxr_jupyter {} is not installed (building it takes 5 to 20 minutes)", evcxr::VERSION))
-                .mend(SETUP),
+            Trouble::new(format!(
+                "evcxr_jupyter {} is not installed (building it takes 5 to 20 minutes)",
+                evcxr::VERSION
+            ))
+            .mend(SETUP),
         ),
     }
 }
@@ -178,9 +187,9 @@ fn specs(house: &House) -> Finding {
 fn prebuilt(house: &House, toolchain: &Outcome<Toolchain>) -> Finding {
     match toolchain {
         Ok(toolchain) if template::is_current(house, toolchain) => Found("up to date".into()),
-        Ok(_) => Missing(
-            Trouble::new("it is not of the present sources; the next kernel start builds it first").mend(SETUP),
-        ),
+        Ok(_) => {
+            Missing(Trouble::new("it is not of the present sources; the next kernel start builds it first").mend(SETUP))
+        }
         Err(_) => Missing(Trouble::new("it depends on Rust")),
     }
 }

@@ -9,6 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGHUP, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::house::{self, House};
 use crate::setup::{self, kernelspecs, python};
@@ -39,14 +42,26 @@ pub fn open(house: &House, options: &Options) -> Outcome<u8> {
     }
     // The server ends on Ctrl-C by itself; this process then has to be there to see it.
     crate::bars::interruption()?;
+    let signals = Signals::new([SIGTERM, SIGHUP]).doing(|| "watch for signals".into())?;
     let token = token()?;
     let mut server = start(house, &ready.python, port, &token, options)?;
+    pass_on(signals, &server);
     let address = format!("http://127.0.0.1:{port}/lab?token={token}");
     wait_until_it_answers(&mut server, port, &token)?;
     println!("JupyterLab is at {address}\nCtrl-C ends it.");
     let _ = std::io::stdout().flush();
     let status = server.wait().doing(|| "wait for JupyterLab".into())?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(0))
+}
+
+/// Has the server end when this process is asked to.
+fn pass_on(mut signals: Signals, server: &Child) {
+    let server = Pid::from_child(server);
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            let _ = kill_process(server, Signal::TERM);
+        }
+    });
 }
 
 /// The port asked for, or a free one.
@@ -116,6 +131,17 @@ pub fn environment(house: &House) -> Outcome<Vec<(&'static str, OsString)>> {
     let share = kernelspecs::share(house).into_os_string();
     let folders = python::folders(house)?.into_iter().map(|(name, folder)| (name, folder.into_os_string()));
     Ok(folders.chain([("JUPYTER_PATH", share)]).collect())
+}
+
+/// Sets up and prints `{"python", "environment"}`, for programs that run Jupyter themselves, such as the tests.
+pub fn print_environment(house: &House) -> Outcome<u8> {
+    let ready = setup::all(house)?;
+    let variables: serde_json::Map<_, _> = environment(house)?
+        .into_iter()
+        .map(|(name, value)| (name.to_string(), value.to_string_lossy().into()))
+        .collect();
+    println!("{}", serde_json::json!({ "python": ready.python.program, "environment": variables }));
+    Ok(0)
 }
 
 /// What JupyterLab asks about on its first start, answered: it may not fetch news.

@@ -5,6 +5,7 @@ mod bench;
 mod cli;
 mod commands;
 mod doctor;
+mod export;
 mod house;
 mod jupyter;
 mod kernel;

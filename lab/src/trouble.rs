@@ -82,8 +82,9 @@ impl<T> Subject<T> for std::io::Result<T> {
             let trouble = Trouble::new(format!("could not {}: {error}", what()));
             match error.kind() {
                 ErrorKind::StorageFull => trouble.mend("free some disk space, then run the same command again"),
-                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => trouble
-                    .mend("copy the repository to a folder that you can write to, and run the command there"),
+                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                    trouble.mend("copy the repository to a folder that you can write to, and run the command there")
+                }
                 _ => trouble,
             }
         })

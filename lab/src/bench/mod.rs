@@ -78,7 +78,11 @@ pub fn show(rows: &[Row], peer: &str, as_json: bool) {
         let verdict = row.reached().map_or("", |reached| if reached { "reached" } else { "MISSED" });
         let peers = row.peer_ms.map(milliseconds).unwrap_or_default();
         let ratio = row.ratio().map(|ratio| format!("{ratio:.1}x")).unwrap_or_default();
-        println!("{:width$}  {:>10}  {peers:>14}  {ratio:>7}  {goal:>12}  {verdict}", row.name, milliseconds(row.ours_ms));
+        println!(
+            "{:width$}  {:>10}  {peers:>14}  {ratio:>7}  {goal:>12}  {verdict}",
+            row.name,
+            milliseconds(row.ours_ms)
+        );
     }
 }
 

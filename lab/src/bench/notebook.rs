@@ -50,19 +50,51 @@ enum Kind {
 
 /// Cells as the notebooks have them: nothing here computes for any noticeable time.
 const CELLS: [Cell; 13] = [
-    Cell { name: ":dep + use", kind: Kind::First, code: ":dep incontext = { path = \"..\" }\nuse incontext::prelude::*;" },
+    Cell {
+        name: ":dep + use",
+        kind: Kind::First,
+        code: ":dep incontext = { path = \"..\" }\nuse incontext::prelude::*;",
+    },
     Cell { name: "first let", kind: Kind::Let, code: "let xs: Vec<f64> = (0..20).map(f64::from).collect();" },
     Cell { name: "let, inferred", kind: Kind::Typical, code: "let ys = xs.iter().map(|x| x * x).collect::<Vec<_>>();" },
     Cell { name: "println", kind: Kind::Typical, code: "println!(\"{} points, the last at {}\", xs.len(), ys[19]);" },
-    Cell { name: "fn", kind: Kind::Typical, code: "fn decay(rate: f64, steps: usize) -> Vec<f64> {\n    (0..steps).map(|k| (-rate * k as f64).exp()).collect()\n}" },
+    Cell {
+        name: "fn",
+        kind: Kind::Typical,
+        code: "fn decay(rate: f64, steps: usize) -> Vec<f64> {\n    (0..steps).map(|k| (-rate * k as f64).exp()).collect()\n}",
+    },
     Cell { name: "call of a fn", kind: Kind::Typical, code: "let losses = decay(0.3, 20);" },
     Cell { name: "value shown", kind: Kind::Typical, code: "losses.iter().sum::<f64>() / losses.len() as f64" },
-    Cell { name: "struct", kind: Kind::Typical, code: "#[derive(Clone, Debug)]\nstruct Run { seed: u64, losses: Vec<f64> }" },
-    Cell { name: "let of a struct", kind: Kind::Typical, code: "let runs: Vec<Run> = (0..3).map(|seed| Run { seed, losses: decay(0.1 * (seed + 1) as f64, 20) }).collect();" },
-    Cell { name: "loop", kind: Kind::Typical, code: "for run in &runs {\n    println!(\"seed {}: {:.4}\", run.seed, run.losses[19]);\n}" },
-    Cell { name: "let of a tuple", kind: Kind::Typical, code: "let (best, worst) = (runs[2].losses[19], runs[0].losses[19]);" },
-    Cell { name: "let of a line", kind: Kind::Typical, code: "let line = incontext::figure::Line::new(\"loss\", &xs, &losses);" },
-    Cell { name: "figure", kind: Kind::Figure, code: "incontext::figure::Figure::new(\"bench\", \"A figure\").panel(incontext::figure::Panel::new(\"loss\").line(line))" },
+    Cell {
+        name: "struct",
+        kind: Kind::Typical,
+        code: "#[derive(Clone, Debug)]\nstruct Run { seed: u64, losses: Vec<f64> }",
+    },
+    Cell {
+        name: "let of a struct",
+        kind: Kind::Typical,
+        code: "let runs: Vec<Run> = (0..3).map(|seed| Run { seed, losses: decay(0.1 * (seed + 1) as f64, 20) }).collect();",
+    },
+    Cell {
+        name: "loop",
+        kind: Kind::Typical,
+        code: "for run in &runs {\n    println!(\"seed {}: {:.4}\", run.seed, run.losses[19]);\n}",
+    },
+    Cell {
+        name: "let of a tuple",
+        kind: Kind::Typical,
+        code: "let (best, worst) = (runs[2].losses[19], runs[0].losses[19]);",
+    },
+    Cell {
+        name: "let of a line",
+        kind: Kind::Typical,
+        code: "let line = incontext::figure::Line::new(\"loss\", &xs, &losses);",
+    },
+    Cell {
+        name: "figure",
+        kind: Kind::Figure,
+        code: "incontext::figure::Figure::new(\"bench\", \"A figure\").panel(incontext::figure::Panel::new(\"loss\").line(line))",
+    },
 ];
 
 /// What the driver reports of a run.
@@ -120,7 +152,8 @@ fn drive(house: &House, ready: &setup::Ready, kernel: &str) -> Outcome<Run> {
     let output = driver.wait_with_output().doing(|| "wait for the driver".into())?;
     let failed = |why: &str| {
         let words = String::from_utf8_lossy(&output.stderr);
-        Trouble::new(format!("the kernel '{kernel}' did not run the bench: {why}\n{}", words.trim())).mend("cargo lab doctor")
+        Trouble::new(format!("the kernel '{kernel}' did not run the bench: {why}\n{}", words.trim()))
+            .mend("cargo lab doctor")
     };
     if !output.status.success() {
         return Err(failed("the driver failed"));
@@ -141,8 +174,16 @@ type Quantity = (String, Box<dyn Fn(&Run) -> f64>, Option<f64>);
 fn rows(ours: &[Run], plain: &[Run]) -> Vec<Row> {
     let mut quantities: Vec<Quantity> = vec![
         ("kernel start".into(), Box::new(|run| run.start), None),
-        ("start to first figure".into(), Box::new(|run| run.start + run.cells.iter().map(|c| c.seconds).sum::<f64>()), Some(10.0)),
-        ("longest wait after the first cell".into(), Box::new(|run| longest(&waits(run, |kind| kind != Kind::First))), Some(2.0)),
+        (
+            "start to first figure".into(),
+            Box::new(|run| run.start + run.cells.iter().map(|c| c.seconds).sum::<f64>()),
+            Some(10.0),
+        ),
+        (
+            "longest wait after the first cell".into(),
+            Box::new(|run| longest(&waits(run, |kind| kind != Kind::First))),
+            Some(2.0),
+        ),
         ("typical cell, median".into(), Box::new(|run| median(&waits(run, |kind| kind == Kind::Typical))), Some(0.6)),
         ("typical cell, slowest".into(), Box::new(|run| longest(&waits(run, |kind| kind == Kind::Typical))), Some(2.0)),
     ];

@@ -1,15 +1,19 @@
 //! `cargo lab reproduce`: makes figures, checks the papers' claims on them and writes it all to a folder.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use incontext::experiments::{self, Settings};
+use incontext::experiments::{self, Reproduction, Settings};
+use incontext::figure::Claims;
+use incontext::progress::duration;
+use serde_json::json;
 
 use super::{results_folder, settings};
 use crate::bars::Bars;
+use crate::export::{self, Card, Made};
 use crate::house::House;
-use crate::trouble::Outcome;
+use crate::trouble::{Outcome, Trouble};
 
 /// Which figures, and how.
 #[derive(Args, Debug)]
@@ -46,11 +50,58 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
         quick: options.quick,
         ..settings(house, &bars)
     };
+    let (mut cards, mut verdicts, mut all_hold) = (Vec::new(), Vec::new(), true);
     for experiment in &chosen {
         let start = Instant::now();
-        let made = (experiment.run)(&settings)?;
+        let reproduction = (experiment.run)(&settings).map_err(|error| resumable(error, options))?;
         let seconds = start.elapsed().as_secs_f64();
-        let _ = (made, seconds, &out);
+        let made = Made { id: experiment.id, reproduction: &reproduction, seed: options.seed, seconds };
+        export::write_all(&out, &made)?;
+        cards.push(Card::new(&made)?);
+        // After every figure: whoever interrupts a long run keeps a gallery of what was made.
+        export::gallery(&out, &cards)?;
+        let claims = claims(&reproduction);
+        all_hold &= claims.all_hold();
+        if !options.json {
+            tell(experiment.id, claims, seconds);
+        }
+        verdicts.push(json!({ "id": experiment.id, "seconds": seconds, "claims": claims }));
     }
-    Ok(0)
+    if options.json {
+        println!("{}", json!({ "figures": verdicts }));
+    } else {
+        println!("\nThe gallery: {}", out.join("index.html").display());
+    }
+    Ok(u8::from(!all_hold))
+}
+
+/// The claims of a reproduction, or those that its figure brought along.
+fn claims(reproduction: &Reproduction) -> &Claims {
+    if reproduction.claims.is_empty() { &reproduction.figure.claims } else { &reproduction.claims }
+}
+
+fn tell(id: &str, claims: &Claims, seconds: f64) {
+    println!("{id}  ({})", duration(Duration::from_secs_f64(seconds.max(0.0))));
+    for claim in claims.iter() {
+        let verdict = if claim.holds() { "holds         " } else { "DOES NOT HOLD " };
+        println!("  {verdict} {}: {} (bound {})", claim.statement, claim.measured_text(), claim.bound_text());
+    }
+}
+
+/// An interruption with the command that goes on from it.
+fn resumable(error: incontext::Error, options: &Options) -> Trouble {
+    let interrupted = matches!(error, incontext::Error::Interrupted { .. });
+    let trouble = Trouble::from(error);
+    if !interrupted {
+        return trouble;
+    }
+    let flag = |given: bool, name: &str| if given { format!(" {name}") } else { String::new() };
+    trouble.mend(format!(
+        "cargo lab reproduce {} --out \"{}\" --seed {}{}{}",
+        options.ids.join(" "),
+        options.out.display(),
+        options.seed,
+        flag(options.from_scratch, "--from-scratch"),
+        flag(options.quick, "--quick"),
+    ))
 }

@@ -87,7 +87,8 @@ pub fn remove(path: &Path) {
 
 /// Removes the folders of kernels that ended without doing so. Returns how many.
 pub fn sweep(house: &House) -> usize {
-    let folders = std::fs::read_dir(house.at("kernels")).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let folders =
+        std::fs::read_dir(house.at("kernels")).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     let dead = folders.filter(|path| path.is_dir() && !is_alive(path));
     dead.map(|path| remove(&path)).count()
 }

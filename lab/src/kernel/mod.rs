@@ -67,7 +67,8 @@ fn configure(house: &House, folder: &Folder, ready: bool) -> Outcome<()> {
 }
 
 /// The first `let`, which has rust-analyzer resolve everything once; of types that notebooks meet.
-const WARM: &str = "use incontext::prelude::*;\nlet _incontext: Vec<f64> = vec![1.0].into_iter().map(|x| 2.0 * x).collect();\n";
+const WARM: &str =
+    "use incontext::prelude::*;\nlet _incontext: Vec<f64> = vec![1.0].into_iter().map(|x| 2.0 * x).collect();\n";
 
 /// The environment in which evcxr finds its copy of the template and our stand-ins.
 fn prepare(command: &mut Command, house: &House, toolchain: &Toolchain, folder: &Folder) -> Outcome<()> {
@@ -97,8 +98,8 @@ fn prepare(command: &mut Command, house: &House, toolchain: &Toolchain, folder: 
 /// Runs evcxr to its end, in a process group of its own that nothing survives: neither a signal to this process, nor
 /// its being killed outright, which the guard notices.
 fn watch(mut command: Command, folder: &Folder) -> Outcome<u8> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .doing(|| "watch for signals".into())?;
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).doing(|| "watch for signals".into())?;
     let mut guard = guard::start(folder.path())?;
     let mut evcxr = command.process_group(0).stdin(Stdio::null()).spawn().doing(|| "start evcxr_jupyter".into())?;
     let group = Pid::from_child(&evcxr);

@@ -39,20 +39,8 @@ const CARGO_HOME: &str = "INCONTEXT_CARGO_HOME";
 const KERNEL: &str = "INCONTEXT_KERNEL";
 
 /// Dependencies of the helper crate, at any depth, whose types or traits a notebook meets.
-const KEPT: [&str; 12] = [
-    "incontext",
-    "dfdx",
-    "num-traits",
-    "plotly",
-    "rand",
-    "rand_chacha",
-    "rand_core",
-    "rand_distr",
-    "rayon",
-    "serde",
-    "serde_core",
-    "serde_json",
-];
+const KEPT: [&str; 9] =
+    ["incontext", "dfdx", "num-traits", "plotly", "rand", "rand_chacha", "rand_core", "rand_distr", "serde_json"];
 
 /// The role that this process was started in, by the name it was called.
 pub fn role() -> Option<Role> {
@@ -281,7 +269,9 @@ fn slim(package: &mut Value, helper: &Path) {
     let is_helper = package.get("manifest_path").and_then(Value::as_str).is_some_and(|path| Path::new(path) == helper);
     let is_library = |target: &Value| {
         let kinds = target.get("kind").and_then(Value::as_array);
-        kinds.is_some_and(|kinds| !kinds.iter().any(|k| matches!(k.as_str(), Some("test" | "bench" | "example" | "bin" | "custom-build"))))
+        kinds.is_some_and(|kinds| {
+            !kinds.iter().any(|k| matches!(k.as_str(), Some("test" | "bench" | "example" | "bin" | "custom-build")))
+        })
     };
     if let Some(targets) = package.get_mut("targets").and_then(Value::as_array_mut) {
         targets.retain(is_library);

@@ -19,8 +19,11 @@ const SPACE: u64 = 1 << 30;
 
 /// How cargo compiles in `.lab/`: found by cargo itself, above the template and above every kernel's crate alike.
 ///
-/// evcxr asks for debug assertions and overflow checks, which cost numerics up to half their speed; and a profile of
-/// the dependencies' own gives them the release build's optimisation while cells stay quick to compile.
+/// * evcxr asks for debug assertions and overflow checks, which cost numerics up to half their speed.
+/// * The dependencies get the release build's optimisation; not those of gemm's element types that nothing here
+///   multiplies, which take minutes to optimise.
+/// * A cell's crate (`ctx`) in one piece and without incremental compilation takes a third less processor time: every
+///   cell is new code, so there is little to reuse, and its generics are otherwise compiled in several pieces.
 const PROFILE: &str = "\
 [profile.dev]
 debug-assertions = false
@@ -28,6 +31,19 @@ overflow-checks = false
 
 [profile.dev.package.\"*\"]
 opt-level = 3
+
+[profile.dev.package.gemm-c32]
+opt-level = 0
+
+[profile.dev.package.gemm-c64]
+opt-level = 0
+
+[profile.dev.package.gemm-f16]
+opt-level = 0
+
+[profile.dev.package.ctx]
+codegen-units = 1
+incremental = false
 
 [profile.dev.build-override]
 opt-level = 0

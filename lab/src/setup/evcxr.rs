@@ -5,8 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::rust::neutral;
 use super::need_space;
+use super::rust::neutral;
 use crate::bars::Step;
 use crate::house::{House, executable, on_path};
 use crate::trouble::{Outcome, Subject, Trouble};

@@ -23,7 +23,9 @@ fn parse(text: &str) -> Result<Vec<String>, String> {
         .filter_map(|line| line.trim().strip_prefix("- "))
         .map(|pin| pin.trim_matches(['"', '\'']).to_string())
         .collect();
-    match pins.iter().find(|pin| pin.split_once("==").is_none_or(|(name, version)| name.is_empty() || version.is_empty()))
+    match pins
+        .iter()
+        .find(|pin| pin.split_once("==").is_none_or(|(name, version)| name.is_empty() || version.is_empty()))
     {
         Some(loose) => Err(format!("'{loose}' in the pip section is not an exact pin (name==version)")),
         None if pins.is_empty() => Err("the pip section is empty".into()),

@@ -176,9 +176,11 @@ fn install(house: &House, venv: &Python, pins: &[String], step: &mut Step) -> Ou
         text
     });
     let mut collected = 0;
-    for line in BufReader::new(pip.stdout.take().into_iter().fold(Box::new(std::io::empty()) as Box<dyn Read>, |_, p| Box::new(p)))
-        .lines()
-        .map_while(Result::ok)
+    for line in BufReader::new(
+        pip.stdout.take().into_iter().fold(Box::new(std::io::empty()) as Box<dyn Read>, |_, p| Box::new(p)),
+    )
+    .lines()
+    .map_while(Result::ok)
     {
         if let Some(package) = line.strip_prefix("Collecting ") {
             collected += 1;
@@ -192,7 +194,8 @@ fn install(house: &House, venv: &Python, pins: &[String], step: &mut Step) -> Ou
     if status.success() {
         return Ok(());
     }
-    let offline = ["NewConnectionError", "Name or service not known", "name resolution", "ConnectTimeout", "Max retries"];
+    let offline =
+        ["NewConnectionError", "Name or service not known", "name resolution", "ConnectTimeout", "Max retries"];
     if offline.iter().any(|sign| complaints.contains(sign)) {
         return Err(Trouble::new("pip could not reach the Python package index: is there a network?")
             .mend("connect to the network (or set PIP_INDEX_URL to a mirror), then run the same command again")

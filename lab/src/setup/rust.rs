@@ -64,7 +64,8 @@ pub fn neutral(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         let Some(text) = name.to_str() else { continue };
         let cargos = text.starts_with("CARGO") && !KEPT.iter().any(|kept| text.starts_with(kept));
-        let rustcs = matches!(text, "RUSTC" | "RUSTFLAGS" | "RUSTDOCFLAGS" | "RUSTC_WRAPPER" | "RUSTC_WORKSPACE_WRAPPER");
+        let rustcs =
+            matches!(text, "RUSTC" | "RUSTFLAGS" | "RUSTDOCFLAGS" | "RUSTC_WRAPPER" | "RUSTC_WORKSPACE_WRAPPER");
         if cargos || rustcs {
             command.env_remove(&name);
         }

@@ -63,9 +63,12 @@ fn library(sysroot: &Path) -> Option<PathBuf> {
 /// records that say what it is: the user's toolchains stay as they are.
 fn fetch(toolchain: &Toolchain, sysroot: &Path, home: &Path) -> Outcome<PathBuf> {
     let failed = |why: String| {
-        Trouble::new(format!("the standard library's sources for {} are not on this machine, {why}", first_line(toolchain)))
-            .mend("connect to the network, then run the same command again")
-            .mend("or install them yourself: rustup component add rust-src; without rustup, your system's package rust-src")
+        Trouble::new(format!(
+            "the standard library's sources for {} are not on this machine, {why}",
+            first_line(toolchain)
+        ))
+        .mend("connect to the network, then run the same command again")
+        .mend("or install them yourself: rustup component add rust-src; without rustup, your system's package rust-src")
     };
     let rustup = on_path("rustup").ok_or_else(|| failed("and there is no rustup to fetch them with".into()))?;
     let name = sysroot.file_name().ok_or_else(|| failed("and its folder has no name".into()))?;
