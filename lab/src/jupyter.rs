@@ -5,12 +5,13 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::{SIGHUP, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::house::{self, House};
@@ -40,9 +41,7 @@ pub fn open(house: &House, options: &Options) -> Outcome<u8> {
         eprintln!("Everything is set up: `cargo lab` opens JupyterLab.");
         return Ok(0);
     }
-    // The server ends on Ctrl-C by itself; this process then has to be there to see it.
-    crate::bars::interruption()?;
-    let signals = Signals::new([SIGTERM, SIGHUP]).doing(|| "watch for signals".into())?;
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).doing(|| "watch for signals".into())?;
     let token = token()?;
     let mut server = start(house, &ready.python, port, &token, options)?;
     pass_on(signals, &server);
@@ -54,7 +53,7 @@ pub fn open(house: &House, options: &Options) -> Outcome<u8> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(0))
 }
 
-/// Has the server end when this process is asked to.
+/// Has the server end, kernels and all, when this process is asked to.
 fn pass_on(mut signals: Signals, server: &Child) {
     let server = Pid::from_child(server);
     std::thread::spawn(move || {
@@ -95,8 +94,8 @@ fn token() -> Outcome<String> {
 const SETTINGS: [(&str, &str); 9] = [
     ("ServerApp.ip", "127.0.0.1"),
     ("ServerApp.port_retries", "0"),
-    ("ServerApp.answer_yes", "True"),
-    ("ServerApp.log_level", "WARN"),
+    ("MappingKernelManager.default_kernel_name", "incontext"),
+    ("Application.log_level", "WARN"),
     // No news, no version checks, no extension shop: the lab works without a network.
     ("LabApp.check_for_updates_class", "jupyterlab.NeverCheckForUpdate"),
     ("LabApp.news_url", "None"),
@@ -114,6 +113,8 @@ fn start(house: &House, python: &python::Python, port: u16, token: &str, options
     command
         .args(["-m", "jupyterlab"])
         .args(options.no_browser.then_some("--no-browser"))
+        // Jupyter refuses root for fear of what strangers may do on an open port; this one is closed to them.
+        .args(rustix::process::getuid().is_root().then_some("--allow-root"))
         .args(SETTINGS.map(|(name, value)| format!("--{name}={value}")))
         .arg(format!("--KernelSpecManager.allowed_kernelspecs={:?}", kernelspecs::NAMES))
         .arg(format!("--ServerApp.port={port}"))
@@ -122,6 +123,8 @@ fn start(house: &House, python: &python::Python, port: u16, token: &str, options
         // Not on the command line, where every user of the machine could read it.
         .env("JUPYTER_TOKEN", token)
         .envs(environment(house)?)
+        // Ctrl-C in a terminal reaches this process alone, which passes it on as a request to end.
+        .process_group(0)
         .stdin(Stdio::null());
     command.spawn().doing(|| format!("start JupyterLab with {}", python.program.display()))
 }

@@ -7,6 +7,8 @@
 //!   kernel, so they are asked once and remembered beside the template.
 //! * In the crate graph that rust-analyzer gets, the helper crate keeps only the dependencies whose types a notebook
 //!   meets ([`KEPT`]), and only its `src`: the rest would be read and resolved for nothing.
+//! * `cargo check`, which evcxr runs to explain a cell whose types it cannot find, becomes `cargo build`: it says the
+//!   same about the cell, and need not check every dependency first, which takes minutes.
 //! * evcxr compiles a cell before the first `:dep`, upon which cargo empties the lock file. The template's is put back
 //!   before the helper crate is resolved, so that it is what was compiled, to the version.
 
@@ -134,7 +136,10 @@ fn cargo(arguments: &[OsString]) -> Outcome<u8> {
     let words: Option<Vec<&str>> = arguments.iter().map(|word| word.to_str()).collect();
     let question = words.filter(|words| is_question(words));
     let Some(words) = question else {
-        return Err(Trouble::new(format!("could not run cargo: {}", real(arguments).exec())));
+        let checks = |word: &OsString| word == "check";
+        let built = arguments.iter().map(|word| if checks(word) { "build".into() } else { word.clone() });
+        let arguments: Vec<OsString> = built.collect();
+        return Err(Trouble::new(format!("could not run cargo: {}", real(&arguments).exec())));
     };
     let house = House::find()?;
     let kernel = std::env::var(KERNEL).unwrap_or_default();
