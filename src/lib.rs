@@ -1,6 +1,8 @@
 //! `incontext`: which optimisation algorithm is a transformer running when it learns in context?
 #![warn(missing_docs)]
 
+pub mod algorithms;
+pub mod compare;
 pub mod error;
 pub mod experiments;
 pub mod figure;

@@ -131,8 +131,7 @@ impl<T: Real> Kernel<T> for Forward<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
-        // The paper's dimension is compiled with its loops unrolled.
-        if self.d == 5 { self.tiles::<V, 5>() } else { self.tiles::<V, 0>() }
+        if V::UNROLL && self.d == 5 { self.tiles::<V, 5>() } else { self.tiles::<V, 0>() }
     }
 }
 
@@ -160,7 +159,7 @@ impl<T: Real> Kernel<T> for Backward<'_, T> {
     type Output = Vec<f64>;
     #[inline(always)]
     fn run<V: Vector<T>>(self) -> Vec<f64> {
-        if self.d == 5 { self.tiles::<V, 5>() } else { self.tiles::<V, 0>() }
+        if V::UNROLL && self.d == 5 { self.tiles::<V, 5>() } else { self.tiles::<V, 0>() }
     }
 }
 

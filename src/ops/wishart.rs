@@ -118,14 +118,14 @@ impl Kernel<f64> for Losses<'_> {
     type Output = Vec<Lanes<f64>>;
     #[inline(always)]
     fn run<V: Vector<f64>>(self) -> Self::Output {
-        if self.d == 5 { self.tiles::<V, 5>() } else { self.tiles::<V, 0>() }
+        self.tiles::<V>()
     }
 }
 
 impl Losses<'_> {
     #[inline(always)]
-    fn tiles<V: Vector<f64>, const D: usize>(self) -> Vec<Lanes<f64>> {
-        let mut state = State::<D>::new(self.d, self.layers);
+    fn tiles<V: Vector<f64>>(self) -> Vec<Lanes<f64>> {
+        let mut state = State::new(self.d, self.layers);
         let mut losses = Vec::with_capacity(self.tiles.len() / (self.d * self.d));
         for gram in self.tiles.chunks(self.d * self.d) {
             losses.push(state.forward::<V>(self.params, gram));
@@ -146,14 +146,14 @@ impl Kernel<f64> for Gradient<'_> {
     type Output = (f64, Vec<f64>);
     #[inline(always)]
     fn run<V: Vector<f64>>(self) -> Self::Output {
-        if self.d == 5 { self.tiles::<V, 5>() } else { self.tiles::<V, 0>() }
+        self.tiles::<V>()
     }
 }
 
 impl Gradient<'_> {
     #[inline(always)]
-    fn tiles<V: Vector<f64>, const D: usize>(self) -> (f64, Vec<f64>) {
-        let mut state = State::<D>::new(self.d, self.layers);
+    fn tiles<V: Vector<f64>>(self) -> (f64, Vec<f64>) {
+        let mut state = State::new(self.d, self.layers);
         let mut gradient = vec![Lanes::zero(); self.params.len()];
         let mut loss = 0.0;
         for (i, gram) in self.tiles.chunks(self.d * self.d).enumerate() {
@@ -167,7 +167,7 @@ impl Gradient<'_> {
 }
 
 /// Of one tile: for each layer S, T, A T, V = Tᵀ A T, U = Ĝ V, T U; and the adjoints.
-struct State<const D: usize> {
+struct State {
     d: usize,
     layers: usize,
     store: Vec<Lanes<f64>>,
@@ -176,7 +176,7 @@ struct State<const D: usize> {
 
 const STORED: usize = 6;
 
-impl<const D: usize> State<D> {
+impl State {
     fn new(d: usize, layers: usize) -> Self {
         let dd = d * d;
         State {
@@ -189,7 +189,7 @@ impl<const D: usize> State<D> {
 
     #[inline(always)]
     fn forward<V: Vector<f64>>(&mut self, params: &[f64], gram: &[Lanes<f64>]) -> Lanes<f64> {
-        let d = if D == 0 { self.d } else { D };
+        let d = self.d;
         let dd = d * d;
         for i in 0..dd {
             let v = Lanes::splat(if i % (d + 1) == 0 { 1.0 } else { 0.0 });
@@ -205,17 +205,17 @@ impl<const D: usize> State<D> {
             let (at, now) = now.split_at_mut(dd);
             let (v, now) = now.split_at_mut(dd);
             let (u, tu) = now.split_at_mut(dd);
-            shared_product::<f64, V, D, false>(d, a, t, at);
-            transposed_product::<f64, V, D, false>(d, t, at, v);
-            product::<f64, V, D, false>(d, gram, v, u);
+            shared_product::<f64, V, 0, false>(d, a, t, at);
+            transposed_product::<f64, V, 0, false>(d, t, at, v);
+            product::<f64, V, 0, false>(d, gram, v, u);
             let (s_next, rest) = next.split_at_mut(dd);
             s_next.copy_from_slice(s);
-            product::<f64, V, D, true>(d, s, u, s_next);
+            product::<f64, V, 0, true>(d, s, u, s_next);
             if l + 1 < self.layers {
-                product::<f64, V, D, false>(d, t, u, tu);
+                product::<f64, V, 0, false>(d, t, u, tu);
                 let t_next = &mut rest[..dd];
                 t_next.copy_from_slice(t);
-                shared_product::<f64, V, D, true>(d, b, tu, t_next);
+                shared_product::<f64, V, 0, true>(d, b, tu, t_next);
             }
         }
         let last = &self.store[self.layers * STORED * dd..][..dd];
@@ -231,7 +231,7 @@ impl<const D: usize> State<D> {
     /// Adds the gradient of ‖S_L‖_F² in `params` to `gradient`.
     #[inline(always)]
     fn backward<V: Vector<f64>>(&mut self, params: &[f64], gram: &[Lanes<f64>], gradient: &mut [Lanes<f64>]) {
-        let d = if D == 0 { self.d } else { D };
+        let d = self.d;
         let dd = d * d;
         let (d_s, rest) = self.adjoint.split_at_mut(dd);
         let (d_t, rest) = rest.split_at_mut(dd);
@@ -254,22 +254,22 @@ impl<const D: usize> State<D> {
             let (s, t, at) = (&stored[..dd], &stored[dd..2 * dd], &stored[2 * dd..3 * dd]);
             let (u, tu) = (&stored[4 * dd..5 * dd], &stored[5 * dd..]);
             // S' = S + S U.
-            transposed_product::<f64, V, D, false>(d, s, d_s, d_u);
+            transposed_product::<f64, V, 0, false>(d, s, d_s, d_u);
             work.copy_from_slice(d_s);
-            product_transposed::<f64, V, D, true>(d, work, u, d_s);
+            product_transposed::<f64, V, 0, true>(d, work, u, d_s);
             // T' = T + B (T U).
             if l + 1 < self.layers {
-                product_transposed::<f64, V, D, true>(d, d_t, tu, grad_b);
-                shared_transposed_product::<f64, V, D, false>(d, b, d_t, d_tu);
-                transposed_product::<f64, V, D, true>(d, t, d_tu, d_u);
-                product_transposed::<f64, V, D, true>(d, d_tu, u, d_t);
+                product_transposed::<f64, V, 0, true>(d, d_t, tu, grad_b);
+                shared_transposed_product::<f64, V, 0, false>(d, b, d_t, d_tu);
+                transposed_product::<f64, V, 0, true>(d, t, d_tu, d_u);
+                product_transposed::<f64, V, 0, true>(d, d_tu, u, d_t);
             }
             // U = Ĝ V, V = Tᵀ (A T): V̄ = Ĝ Ū, Ā = T V̄ Tᵀ, T̄ += A T V̄ᵀ + Aᵀ T V̄.
-            product::<f64, V, D, false>(d, gram, d_u, d_v);
-            product::<f64, V, D, false>(d, t, d_v, work);
-            product_transposed::<f64, V, D, true>(d, work, t, grad_a);
-            product_transposed::<f64, V, D, true>(d, at, d_v, d_t);
-            shared_transposed_product::<f64, V, D, true>(d, a, work, d_t);
+            product::<f64, V, 0, false>(d, gram, d_u, d_v);
+            product::<f64, V, 0, false>(d, t, d_v, work);
+            product_transposed::<f64, V, 0, true>(d, work, t, grad_a);
+            product_transposed::<f64, V, 0, true>(d, at, d_v, d_t);
+            shared_transposed_product::<f64, V, 0, true>(d, a, work, d_t);
         }
     }
 }
