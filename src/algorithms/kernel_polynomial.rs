@@ -54,9 +54,7 @@ impl KernelPolynomial {
     /// As [`KernelPolynomial::new`].
     pub fn looped(d: usize, n: usize, layers: usize) -> Result<Self> {
         KernelPolynomial::new(d, n, layers)?;
-        let m: Vec<f64> = (0..=2 * layers).map(|k| wishart_moment(d, n, k)).collect();
-        let binomial = |k: usize| (0..k).fold(1.0, |b, i| b * (2 * layers - i) as f64 / (i + 1) as f64);
-        let loss = |a: f64| d as f64 * (0..=2 * layers).map(|k| binomial(k) * (-a).powi(k as i32) * m[k]).sum::<f64>();
+        let loss = constant_rate(d, n, layers);
         // The loss is convex in a: a mean of even powers of affine functions.
         let (mut low, mut high) = (0.0_f64, 2.0_f64);
         for _ in 0..200 {
@@ -65,6 +63,14 @@ impl KernelPolynomial {
         }
         Ok(KernelPolynomial { steps: vec![0.5 * (low + high); layers], loss: loss(0.5 * (low + high)) })
     }
+}
+
+/// The loss d ∫ (1 − aλ)^{2L} dμ of L steps of the same size, as a function of the step size a, exactly.
+pub fn constant_rate(d: usize, n: usize, layers: usize) -> impl Fn(f64) -> f64 {
+    let terms: Vec<f64> = (0..=2 * layers)
+        .map(|k| (0..k).fold(wishart_moment(d, n, k), |b, i| b * (2 * layers - i) as f64 / (i + 1) as f64))
+        .collect();
+    move |a| d as f64 * terms.iter().enumerate().map(|(k, t)| t * (-a).powi(k as i32)).sum::<f64>()
 }
 
 /// E (1/d) tr Wᵏ for W ~ Wishart_d(n, I)/n, exactly.

@@ -9,6 +9,7 @@ use super::{Parameter, Parameters, visit_tensor};
 use crate::linalg::Matrix;
 use crate::ops::linear_transformer::{Fused, Params, gradient_mut, linear_transformer};
 use crate::ops::moments::Moments;
+use crate::ops::wishart::GramSamples;
 use crate::rng::stream;
 use crate::tasks::Covariance;
 use crate::{Error, Result};
@@ -249,5 +250,36 @@ where
             values.chunks_mut(size).step_by(2).for_each(|b| b.fill(E::default()));
             self.params.copy_from(&values);
         }
+    }
+}
+
+impl LinearTransformer<f32> {
+    /// The loss averaged exactly over w⋆ ~ N(0, Σ⁻¹) and the query, over samples of the whitened context, with its
+    /// gradient in the parameters; entries that the parametrisation fixes have gradient zero.
+    ///
+    /// In whitened coordinates A becomes Σ^{1/2} A Σ^{1/2} and B becomes Σ^{-1/2} B Σ^{1/2}; the gradient is mapped back.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the covariance or the samples have another dimension.
+    pub fn exact_loss_and_gradient(
+        &self,
+        covariance: &Covariance,
+        grams: &GramSamples,
+    ) -> Result<(f64, Gradients<f32, Cpu>)> {
+        let d = self.dim();
+        if grams.dim() != d {
+            return Err(Error::shape("Gram samples", &[grams.len(), grams.dim()], format!("dimension {d}")));
+        }
+        let (loss, white) = grams.loss_and_gradient(&self.whitened(covariance)?)?;
+        let mut gradients = Gradients::leaky();
+        let into = gradient_mut(&mut gradients, &self.params)?;
+        for (k, (into, white)) in into.chunks_mut(d * d).zip(white.chunks(d * d)).enumerate() {
+            let left = if k % 2 == 0 { covariance.inv_sqrt() } else { covariance.sqrt() };
+            if k % 2 == 1 || self.parametrisation == Parametrisation::Transform {
+                let raw = left.mul(&Matrix::from_vec(d, d, white.to_vec())?).mul(covariance.sqrt());
+                into.iter_mut().zip(raw.as_slice()).for_each(|(g, v)| *g = *v as f32);
+            }
+        }
+        Ok((loss, gradients))
     }
 }

@@ -1,0 +1,156 @@
+//! Figure 6 (Appendix D): a 3-layer network against three steps of GD and PGD and against OLS, over the context length.
+
+use serde_json::json;
+
+use super::baselines::{Batches, Examples};
+use super::basins::minima;
+use super::distances::{BLUE, GREY, exact_engine, exact_loss};
+use super::recipes;
+use crate::Result;
+use crate::compare::Interval;
+use crate::experiments::{Reproduction, Settings};
+use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+
+/// The reference values of pgd.md section 5.1 for PGD and GD, n = 2, 4, …, 20: (all examples, all but the last).
+const PGD: [(f64, f64); 10] = [
+    (3.429, 4.156),
+    (2.315, 2.814),
+    (1.727, 1.949),
+    (1.527, 1.697),
+    (1.105, 1.301),
+    (0.792, 0.938),
+    (0.565, 0.668),
+    (0.413, 0.481),
+    (0.333, 0.366),
+    (0.328, 0.323),
+];
+const GD: [(f64, f64); 10] = [
+    (3.890, 4.398),
+    (3.098, 3.458),
+    (2.562, 2.803),
+    (2.285, 2.383),
+    (2.231, 2.301),
+    (1.980, 2.099),
+    (1.779, 1.873),
+    (1.615, 1.693),
+    (1.487, 1.549),
+    (1.388, 1.434),
+];
+
+/// Trains or loads a network for each context length, computes the baselines, draws the figure and checks its claims.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("pgd-context", |_| true, settings)?;
+    let size = if settings.quick { 2000 } else { 20_000 };
+    let samples = if settings.quick { 20_000 } else { 200_000 };
+    let lengths: Vec<usize> = (1..=10).map(|k| 2 * k).collect();
+    let (mut networks, mut optima) = (Vec::new(), Vec::new());
+    let mut curves = [Examples::All, Examples::ButLast].map(|used| (used, Vec::new(), Vec::new(), Vec::new()));
+    for &n in &lengths {
+        let mine: Vec<_> = runs.iter().filter(|run| run.task.context() == n).collect();
+        let engine = exact_engine(5, n, samples, settings.seed + n as u64)?;
+        let losses: Vec<f64> = mine
+            .iter()
+            .map(|run| exact_loss(&run.models[run.best()], run.task.covariance(), &engine))
+            .collect::<Result<_>>()?;
+        networks.push(Interval::of(&losses));
+        optima.push(minima(3, n, true, settings.seed)?.0.first().map_or(f64::NAN, |m| m.1));
+        // The law of the loss does not depend on Σ's rotation for PGD and OLS, and hardly for GD: one seed's will do.
+        if let Some(run) = mine.first() {
+            let batches = Batches::new(&run.task, size, settings.seed)?;
+            for (used, gd, pgd, ols) in &mut curves {
+                gd.push(batches.tuned(&run.task, false, *used, 3)?.0);
+                pgd.push(batches.tuned(&run.task, true, *used, 3)?.0);
+                ols.push(batches.ols(&run.task, *used)?);
+            }
+        }
+    }
+    let mut panel = Panel::new("")
+        .x(Axis::linear("number of examples n").range(1.0, 21.0))
+        .y(Axis::log("loss").range(3e-4, 6.0))
+        .line(
+            Line::new("3-layer transformer", &lengths, networks.iter().map(|i| i.mean))
+                .band(networks.iter().map(|i| i.mean - i.std), networks.iter().map(|i| i.mean + i.std))
+                .color(BLUE)
+                .markers(),
+        )
+        .line(Line::new("best minimum of GD++", &lengths, &optima).color(GREY).dotted());
+    let colors =
+        [("GD, 3 steps", Color(230, 120, 0)), ("PGD, 3 steps", Color(0, 135, 90)), ("OLS", Color(160, 50, 140))];
+    for (used, gd, pgd, ols) in &curves {
+        for ((name, color), values) in colors.iter().zip([gd, pgd, ols]) {
+            // A logarithmic axis has no place for zero, which OLS reaches: leave a gap.
+            let drawn = values.iter().map(|v| if *v > 1e-10 { *v } else { f64::NAN });
+            let line = Line::new(format!("{name}{}", used.name()), &lengths, drawn).color(*color);
+            panel = panel.line(if *used == Examples::All { line } else { line.dashed() });
+        }
+    }
+    let figure = Figure::new("pgd.fig6", "Loss against the number of examples")
+        .caption(format!(
+            "A network trained for each n, mean and one standard deviation over {} seeds, against three steps of \
+             gradient descent, of PGD with Σ⁻¹ (the best rate of the authors' grid), and OLS. Dashed: the authors' \
+             baselines, which drop the last example. OLS is 0 where it leaves the axis.",
+            networks.first().map_or(0, |i| i.count)
+        ))
+        .panel(panel);
+
+    let [(_, gd, pgd, ols), (_, gd_less, pgd_less, ols_less)] = &curves;
+    let error = |values: &[f64], expected: Vec<f64>| {
+        values.iter().zip(expected).fold(0.0_f64, |w, (v, e)| w.max((v / e - 1.0).abs()))
+    };
+    let ols_error = |values: &[f64], used: Examples| {
+        let exact = |n: &usize| (5 - used.of(*n).min(5)) as f64;
+        // Relative to d: the exact values include zeros.
+        lengths.iter().zip(values).fold(0.0_f64, |w, (n, v)| w.max((v - exact(n)).abs() / 5.0))
+    };
+    let tolerance = if settings.quick { 0.12 } else { 0.03 };
+    let excess = |k: usize| networks[k].mean / optima[k] - 1.0;
+    let below = (0..10).filter(|k| networks[*k].mean < pgd[*k]).count();
+    let claims = Claims::new()
+        .at_most(
+            "pgd.fig6.pgd",
+            "PGD equals the reference (worst relative error)",
+            error(pgd, PGD.map(|v| v.0).into()),
+            tolerance,
+        )
+        .at_most(
+            "pgd.fig6.gd",
+            "GD equals the reference (worst relative error)",
+            error(gd, GD.map(|v| v.0).into()),
+            tolerance,
+        )
+        .at_most(
+            "pgd.fig6.pgd-code",
+            "… PGD without the last example",
+            error(pgd_less, PGD.map(|v| v.1).into()),
+            tolerance,
+        )
+        .at_most("pgd.fig6.gd-code", "… GD without the last example", error(gd_less, GD.map(|v| v.1).into()), tolerance)
+        .at_most(
+            "pgd.fig6.ols",
+            "OLS is d − min(n, d) (worst error, in units of d)",
+            ols_error(ols, Examples::All),
+            tolerance,
+        )
+        .at_most(
+            "pgd.fig6.ols-code",
+            "… d − min(n − 1, d) without the last",
+            ols_error(ols_less, Examples::ButLast),
+            tolerance,
+        )
+        .at_most(
+            "pgd.fig6.optimum",
+            "for n ≤ 12 the network's loss is above the best minimum's by a fraction of at most",
+            (0..6).map(excess).fold(f64::MIN, f64::max),
+            0.15,
+        )
+        .at_least("pgd.fig6.below-pgd", "context lengths (of 10) where the network beats PGD", below as f64, 10.0);
+    let config = json!({
+        "checkpoint": "pgd-context", "prompts": size, "wishart_samples": samples, "n": lengths,
+        "network": networks.iter().map(|i| i.to_string()).collect::<Vec<_>>(), "optimum": optima,
+        "gd": gd, "pgd": pgd, "ols": ols, "gd_code": gd_less, "pgd_code": pgd_less, "ols_code": ols_less,
+    });
+    Ok(Reproduction { figure, claims, config })
+}
