@@ -110,6 +110,34 @@ impl Error {
     }
 }
 
+/// The number of elements of an array `what` of this shape, if an array of `T` of that size can exist and there is
+/// memory for it now.
+///
+/// # Errors
+/// [`Error::Invalid`] if not: a length that wrapped around, or an allocation that failed, would end the process.
+pub(crate) fn array_len<T>(what: &str, shape: &[usize]) -> Result<usize> {
+    let refused =
+        || Error::invalid(format!("size of the {what}"), format!("{shape:?}"), "an array that fits in memory");
+    let len = shape.iter().try_fold(1_usize, |len, side| len.checked_mul(*side)).ok_or_else(refused)?;
+    // Reserved and given back: nothing is written, so this costs a system call at most.
+    let mut room = Vec::<T>::new();
+    room.try_reserve_exact(len).map_err(|_| refused())?;
+    // An allocation that is not looked at may be optimised away.
+    std::hint::black_box(&mut room);
+    Ok(len)
+}
+
+/// The values, if all of them are finite.
+///
+/// # Errors
+/// [`Error::Invalid`] with the first that is not, and its place.
+pub(crate) fn all_finite(what: &str, values: impl IntoIterator<Item = f64>) -> Result<()> {
+    match values.into_iter().enumerate().find(|(_, v)| !v.is_finite()) {
+        Some((i, v)) => Err(Error::invalid(format!("{what}, entry {i}"), v, "a finite number")),
+        None => Ok(()),
+    }
+}
+
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -1,4 +1,43 @@
 //! `incontext`: which optimisation algorithm is a transformer running when it learns in context?
+//!
+//! A laboratory for that question: tasks that give prompts, models that learn from them, algorithms that a model may
+//! be running, and the figures of the papers that compare the two. Data flows one way:
+//!
+//! ```text
+//! task -> prompts -> (model | algorithm) -> predictions -> comparison -> Figure + Claims
+//! ```
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior |
+//! | [`models`] | transformers of linear attention, sparse and general, with dfdx parameters |
+//! | [`ops`] | fused forward and backward passes on the dfdx tape; the exact loss over Wishart samples |
+//! | [`train`] | the trainer, Adam and SGD, clipping, schedules, checkpoints; resumable bit for bit |
+//! | [`figure`] | [`figure::Figure`]: one description gives interactive Plotly, static SVG, JSON and CSV; claims; tables |
+//! | [`experiments`] | the papers' figures, one file a figure, and the trainings behind them |
+//! | [`progress`] | who watches long work, and how: lines in a notebook, bars in a terminal |
+//! | [`linalg`] | small dense matrices: factorisations, eigenvalues, least squares, roots of polynomials |
+//! | [`rng`] | random streams named by a seed, a purpose and an index |
+//! | [`fs`] | files that are there whole or not at all |
+//! | [`error`] | [`Error`]: what was given, what was expected, where |
+//! | [`prelude`] | what a notebook imports |
+//!
+//! Three rules hold everywhere: errors are values and nothing panics on a user's input; every result is a function of
+//! its seed, bit for bit, for any number of threads; a checkpoint is rebuilt by the command in its manifest.
+//!
+//! # Example
+//! The one-layer transformer at the optimum of Theorem 1 of `pgd`, against the loss that the theorem states:
+//!
+//! ```
+//! use incontext::prelude::*;
+//! let task = LinearRegression::new(Covariance::identity(5)?, 20, WeightPrior::InverseCovariance)?;
+//! let mut model = LinearTransformer::<f64>::zeros(1, 5, Parametrisation::Preconditioner)?;
+//! model.set_steps(&[20.0 / 26.0], &[], task.covariance())?;
+//! let loss = model.loss(&Arc::new(task.sample_moments(20_000, 1)?))?;
+//! let claims = Claims::new().equals("tour.optimum", "one layer reaches its optimum", loss, 30.0 / 26.0, 0.05);
+//! assert!(claims.all_hold());
+//! # Ok::<(), Error>(())
+//! ```
 #![warn(missing_docs)]
 
 pub mod algorithms;
@@ -16,3 +55,28 @@ pub mod tasks;
 pub mod train;
 
 pub use error::{Error, Result};
+
+/// What a notebook imports: `use incontext::prelude::*;`.
+///
+/// [`Result`] is not in it: a cell that writes `Result<T, E>` means the standard one, and `?` in a cell needs no name.
+pub mod prelude {
+    pub use std::sync::Arc;
+    pub use std::time::Duration;
+
+    pub use crate::Error;
+    pub use crate::experiments::{self, Reproduction, Settings};
+    pub use crate::figure::{
+        Axis, Band, Bars, Claim, Claims, Color, Figure, Frame, Heatmap, Line, Panel, Scale, Scatter, Series, Table,
+    };
+    pub use crate::linalg::Matrix;
+    pub use crate::models::{GeneralLinearTransformer, LinearTransformer, Parameters, Parametrisation};
+    pub use crate::ops::linear_attention::Mask;
+    pub use crate::ops::moments::Moments;
+    pub use crate::ops::wishart::GramSamples;
+    pub use crate::progress::{Lines, Observer, Silent};
+    pub use crate::rng::{self, Rng};
+    pub use crate::tasks::{Covariance, LinearRegression, Prompts, WeightPrior};
+    pub use crate::train::{
+        Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Sgd, SgdConfig, Trainer,
+    };
+}

@@ -5,6 +5,9 @@
 use crate::{Error, Result};
 
 /// A dense matrix, row-major.
+///
+/// Sums and products of matrices whose shapes do not fit panic, as indexing outside a slice does: they are written as
+/// formulas. What depends on the entries (a factorisation, a solution) is a [`Result`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
     rows: usize,
@@ -82,13 +85,20 @@ impl Matrix {
     }
 
     /// Sum of the products of entries, `tr(AᵀB)`.
+    ///
+    /// # Panics
+    /// If the shapes differ.
     pub fn dot(&self, other: &Matrix) -> f64 {
+        self.same_shape(other);
         self.data.iter().zip(&other.data).map(|(a, b)| a * b).sum()
     }
 
     /// `self + scale * other`.
+    ///
+    /// # Panics
+    /// If the shapes differ.
     pub fn plus(&self, scale: f64, other: &Matrix) -> Matrix {
-        debug_assert_eq!((self.rows, self.cols), (other.rows, other.cols));
+        self.same_shape(other);
         Matrix { data: self.data.iter().zip(&other.data).map(|(a, b)| a + scale * b).collect(), ..*self }
     }
 
@@ -98,8 +108,11 @@ impl Matrix {
     }
 
     /// The product `self * other`.
+    ///
+    /// # Panics
+    /// If `other` has not as many rows as `self` has columns.
     pub fn mul(&self, other: &Matrix) -> Matrix {
-        debug_assert_eq!(self.cols, other.rows);
+        assert_eq!(self.cols, other.rows, "columns of the left factor and rows of the right one");
         let mut out = Matrix::zeros(self.rows, other.cols);
         for i in 0..self.rows {
             for k in 0..self.cols {
@@ -113,8 +126,11 @@ impl Matrix {
     }
 
     /// The product with a vector.
+    ///
+    /// # Panics
+    /// If the vector has not as many entries as the matrix has columns.
     pub fn mul_vec(&self, v: &[f64]) -> Vec<f64> {
-        debug_assert_eq!(self.cols, v.len());
+        assert_eq!(self.cols, v.len(), "columns of the matrix and entries of the vector");
         (0..self.rows).map(|i| (0..self.cols).map(|j| self[(i, j)] * v[j]).sum()).collect()
     }
 
@@ -147,10 +163,13 @@ impl Matrix {
     /// The solution x of `self x = b` for a positive definite matrix.
     ///
     /// # Errors
-    /// As [`Matrix::cholesky`].
+    /// As [`Matrix::cholesky`]; [`Error::Shape`] if `b` has not one entry a row.
     pub fn solve_spd(&self, b: &[f64]) -> Result<Vec<f64>> {
         let l = self.cholesky()?;
         let d = self.rows;
+        if b.len() != d {
+            return Err(Error::shape("right-hand side", &[b.len()], format!("[{d}]")));
+        }
         let mut x = b.to_vec();
         for i in 0..d {
             x[i] = (x[i] - (0..i).map(|k| l[(i, k)] * x[k]).sum::<f64>()) / l[(i, i)];
@@ -245,6 +264,10 @@ impl Matrix {
         }
     }
 
+    fn same_shape(&self, other: &Matrix) {
+        assert_eq!((self.rows, self.cols), (other.rows, other.cols), "shapes of the two matrices");
+    }
+
     fn square(&self, what: &str) -> Result<()> {
         if self.rows == self.cols && self.rows > 0 {
             Ok(())
@@ -306,8 +329,11 @@ pub fn solve(a: &Matrix, b: &[f64]) -> Result<Vec<f64>> {
 /// Between two roots of the derivative lies one root, found by bisection; the derivative's roots come from recursion.
 ///
 /// # Errors
-/// [`Error::Numerical`] if it has fewer real roots than its degree.
+/// [`Error::Numerical`] if it has fewer real roots than its degree, or coefficients that are not finite.
 pub fn real_roots(c: &[f64]) -> Result<Vec<f64>> {
+    if c.iter().any(|v| !v.is_finite()) {
+        return Err(Error::numerical("roots", "the polynomial has coefficients that are not finite"));
+    }
     let degree = c.len().saturating_sub(1);
     let at = |x: f64| c.iter().rev().fold(0.0, |acc, &ci| acc * x + ci);
     if degree == 0 || c[degree] == 0.0 {

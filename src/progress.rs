@@ -31,7 +31,8 @@ impl Report<'_> {
     /// Time left at the rate so far.
     pub fn remaining(&self) -> Option<Duration> {
         let left = self.of.saturating_sub(self.step) as f64;
-        self.rate().map(|rate| Duration::from_secs_f64(left / rate))
+        // More seconds than a duration holds are no estimate.
+        self.rate().and_then(|rate| Duration::try_from_secs_f64(left / rate).ok())
     }
 }
 
@@ -89,7 +90,7 @@ impl Observer for Lines {
 /// One line of text for a report: a bar, the step, the loss, the rate and the time left.
 pub fn line(report: &Report<'_>) -> String {
     let width = 20;
-    let done = if report.of == 0 { width } else { (report.step.min(report.of) * width / report.of.max(1)) as u64 };
+    let done = if report.of == 0 { width } else { (width as f64 * report.step as f64 / report.of as f64) as u64 };
     let bar: String = (0..width).map(|i| if i < done { '█' } else { '░' }).collect();
     let mut text = format!("{} {bar} {}/{}", report.task, report.step, report.of);
     if let Some(loss) = report.loss {

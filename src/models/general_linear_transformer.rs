@@ -2,6 +2,7 @@
 
 use dfdx::prelude::*;
 
+use crate::error::all_finite;
 use crate::ops::linear_attention::{Attend, Mask, Tokens, Weights, linear_attention};
 use crate::tasks::Prompts;
 use crate::{Error, Result};
@@ -23,14 +24,21 @@ impl<E: Attend> GeneralLinearTransformer<E> {
     /// A model with these matrices, each (d+1)² long, row-major.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless there is a P and a Q for each of at least one layer, each (d+1)² long.
+    /// [`Error::Shape`] unless there is a P and a Q for each of at least one layer, each (d+1)² long;
+    /// [`Error::Invalid`] for dimension 0 and for entries that are not finite.
     pub fn new(p: &[Vec<E>], q: &[Vec<E>], dim: usize, mask: Mask) -> Result<Self> {
-        let size = dim + 1;
+        if dim == 0 {
+            return Err(Error::invalid("dimension d", 0, "at least 1"));
+        }
+        let size = dim.saturating_add(1);
         if p.is_empty() || p.len() != q.len() {
             return Err(Error::shape("layers of P and of Q", &[p.len(), q.len()], "the same number, at least 1"));
         }
-        if let Some(bad) = p.iter().chain(q).find(|m| m.len() != size * size) {
+        if let Some(bad) = p.iter().chain(q).find(|m| Some(m.len()) != size.checked_mul(size)) {
             return Err(Error::shape("P or Q", &[bad.len()], format!("[{size}, {size}]")));
+        }
+        for (name, ms) in [("P", p), ("Q", q)] {
+            all_finite(name, ms.iter().flatten().map(|v| v.f64()))?;
         }
         let device = Cpu::default();
         let tensors = |ms: &[Vec<E>]| {

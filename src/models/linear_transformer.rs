@@ -6,6 +6,7 @@ use dfdx::prelude::*;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::{Parameter, Parameters, visit_tensor};
+use crate::error::{all_finite, array_len};
 use crate::linalg::Matrix;
 use crate::ops::linear_transformer::{Fused, Params, gradient_mut, linear_transformer};
 use crate::ops::moments::Moments;
@@ -68,7 +69,8 @@ where
         if dim == 0 {
             return Err(Error::invalid("dimension d", 0, "at least 1"));
         }
-        LinearTransformer::from_values(vec![E::default(); layers * 2 * dim * dim], layers, dim, parametrisation)
+        let len = array_len::<E>("parameters", &[layers, 2, dim, dim])?;
+        LinearTransformer::from_values(vec![E::default(); len], layers, dim, parametrisation)
     }
 
     /// A model with free entries drawn from N(0, `std`²); the authors use 1e-4.
@@ -95,11 +97,12 @@ where
     /// A model with these parameters, `[layers, 2, d, d]` row-major, B before A.
     ///
     /// # Errors
-    /// [`Error::Shape`] if their number is another.
+    /// [`Error::Shape`] if their number is another, [`Error::Invalid`] if one is not finite.
     pub fn from_values(values: Vec<E>, layers: usize, dim: usize, parametrisation: Parametrisation) -> Result<Self> {
-        if values.is_empty() || values.len() != layers * 2 * dim * dim {
+        if values.is_empty() || values.len() != array_len::<E>("parameters", &[layers, 2, dim, dim])? {
             return Err(Error::shape("parameters", &[values.len()], format!("[{layers}, 2, {dim}, {dim}]")));
         }
+        all_finite("parameters", values.iter().map(|v| v.f64()))?;
         let params = Cpu::default()
             .try_tensor_from_vec(values, (layers, 2, dim, dim))
             .map_err(|e| Error::numerical("parameters", e.to_string()))?;
@@ -198,8 +201,9 @@ where
     /// Σ^{1/2} A_l Σ^{1/2}, the preconditioner in whitened coordinates (`pgd` Fig. 2).
     ///
     /// # Errors
-    /// As [`LinearTransformer::a`].
+    /// As [`LinearTransformer::a`]; [`Error::Shape`] if the covariance has another dimension.
     pub fn whitened_a(&self, layer: usize, covariance: &Covariance) -> Result<Matrix> {
+        self.same_dim(covariance)?;
         Ok(covariance.sqrt().mul(&self.a(layer)?).mul(covariance.sqrt()))
     }
 
@@ -208,9 +212,7 @@ where
     /// # Errors
     /// [`Error::Shape`] if the covariance has another dimension.
     pub fn whitened(&self, covariance: &Covariance) -> Result<Vec<f64>> {
-        if covariance.dim() != self.dim() {
-            return Err(Error::shape("covariance", &[covariance.dim()], format!("dimension {}", self.dim())));
-        }
+        self.same_dim(covariance)?;
         let mut values = Vec::with_capacity(self.params.shape().num_elements());
         for l in 0..self.layers() {
             let b = covariance.inv_sqrt().mul(&self.b(l)?).mul(covariance.sqrt());
@@ -223,7 +225,8 @@ where
     /// Sets A_l = -a_l Σ⁻¹ and B_l = b_l I: the family S of Theorems 3 and 4. Missing b are zero.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless there is one step size a layer and at most one b a layer.
+    /// [`Error::Shape`] unless there is one step size a layer and at most one b a layer; [`Error::Invalid`] if an entry
+    /// that they give is not finite. The model is then unchanged.
     pub fn set_steps(&mut self, a: &[f64], b: &[f64], covariance: &Covariance) -> Result<()> {
         let (layers, d) = (self.layers(), self.dim());
         if a.len() != layers || b.len() > layers || covariance.dim() != d {
@@ -238,9 +241,18 @@ where
                 [b, a].into_iter().flat_map(|m| m.as_slice().iter().map(|&v| E::of(v)).collect::<Vec<_>>())
             })
             .collect();
+        all_finite("parameters", values.iter().map(|v| v.f64()))?;
         self.params.copy_from(&values);
         self.freeze();
         Ok(())
+    }
+
+    fn same_dim(&self, covariance: &Covariance) -> Result<()> {
+        if covariance.dim() == self.dim() {
+            Ok(())
+        } else {
+            Err(Error::shape("covariance", &[covariance.dim()], format!("dimension {}", self.dim())))
+        }
     }
 
     fn freeze(&mut self) {

@@ -47,6 +47,13 @@ impl<T: Real> Moments<T> {
         (0..self.batch).map(|k| self.tiles[(k / LANES + 1) * stride - 1].0[k % LANES]).collect()
     }
 
+    /// Of prompt `k`: Ĝ (d², row-major), ĝ (d), the query (d) and the query's label, one after the other; `None` if
+    /// there are not so many prompts.
+    pub fn prompt(&self, k: usize) -> Option<Vec<T>> {
+        let stride = stride(self.dim);
+        (k < self.batch).then(|| self.tiles[k / LANES * stride..][..stride].iter().map(|v| v.0[k % LANES]).collect())
+    }
+
     /// All tiles one after the other, each `d² + 2d + 1` long.
     pub(crate) fn tiles(&self) -> &[Lanes<T>] {
         &self.tiles

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::lanes::{Kernel, LANES, Lanes, Vector, dispatch};
 use super::matrices::*;
+use crate::error::all_finite;
 use crate::{Error, Result};
 
 /// Samples of Ĝ, in tiles of [`LANES`].
@@ -26,12 +27,13 @@ impl GramSamples {
     /// From samples `[samples, d, d]`, row-major (see [`crate::tasks::LinearRegression::sample_gram`]).
     ///
     /// # Errors
-    /// [`Error::Shape`] if the length is no positive multiple of d².
+    /// [`Error::Shape`] if the length is no positive multiple of d², [`Error::Invalid`] for entries that are not finite.
     pub fn new(dim: usize, grams: &[f64]) -> Result<Self> {
-        let dd = dim * dim;
+        let dd = dim.saturating_mul(dim);
         if dd == 0 || grams.is_empty() || grams.len() % dd != 0 {
             return Err(Error::shape("Gram samples", &[grams.len()], format!("[samples >= 1, {dim}, {dim}]")));
         }
+        all_finite("Gram samples", grams.iter().copied())?;
         let samples = grams.len() / dd;
         let mut tiles = vec![Lanes::zero(); samples.div_ceil(LANES) * dd];
         for (k, gram) in grams.chunks(dd).enumerate() {

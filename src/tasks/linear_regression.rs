@@ -5,7 +5,8 @@ use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use super::Covariance;
-use crate::ops::moments::{Moments, Real};
+use crate::error::array_len;
+use crate::ops::moments::{LANES, Moments, Real};
 use crate::rng::{ChaCha8Rng, stream};
 use crate::{Error, Result};
 
@@ -92,11 +93,12 @@ impl LinearRegression {
     /// `batch` prompts, a function of `seed` alone.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an empty batch.
+    /// [`Error::Invalid`] for an empty batch, or one that does not fit in memory.
     pub fn sample(&self, batch: usize, seed: u64) -> Result<Prompts> {
-        let (d, tokens) = (self.dim(), self.context + 1);
+        let (d, tokens) = (self.dim(), self.context.saturating_add(1));
         check_batch(batch)?;
-        let (mut x, mut y) = (vec![0.0; batch * tokens * d], vec![0.0; batch * tokens]);
+        let len = array_len::<f64>("prompts", &[batch, tokens, d])?;
+        let (mut x, mut y) = (vec![0.0; len], vec![0.0; batch * tokens]);
         x.par_chunks_mut(PIECE * tokens * d).zip(y.par_chunks_mut(PIECE * tokens)).enumerate().for_each(
             |(piece, (x, y))| {
                 let mut rng = stream(seed, "prompts", piece as u64);
@@ -122,13 +124,15 @@ impl LinearRegression {
     /// The law is that of [`LinearRegression::sample`] followed by [`Prompts::moments`]; the draws are others.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an empty batch or a noisy task.
+    /// [`Error::Invalid`] for an empty batch, one that does not fit in memory, or a noisy task.
     pub fn sample_moments<T: Real>(&self, batch: usize, seed: u64) -> Result<Moments<T>> {
         check_batch(batch)?;
         if self.noise > 0.0 {
             return Err(Error::invalid("noise", self.noise, "0: Bartlett's decomposition is for noiseless labels"));
         }
         let d = self.dim();
+        // One tile more than the batch fills: the last one may be filled in part.
+        array_len::<T>("moments", &[batch.saturating_add(LANES), d * d + 2 * d + 1])?;
         let mut moments = Moments::zeros(batch, d);
         moments.pieces_mut(PIECE).enumerate().for_each(|(piece, mut prompts)| {
             let mut rng = stream(seed, "moments", piece as u64);
@@ -151,11 +155,11 @@ impl LinearRegression {
     /// averages over.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no samples.
+    /// [`Error::Invalid`] for no samples, or more than fit in memory.
     pub fn sample_gram(&self, samples: usize, seed: u64) -> Result<Vec<f64>> {
         check_batch(samples)?;
         let d = self.dim();
-        let mut grams = vec![0.0; samples * d * d];
+        let mut grams = vec![0.0; array_len::<f64>("Gram samples", &[samples, d, d])?];
         grams.par_chunks_mut(PIECE * d * d).enumerate().for_each(|(piece, grams)| {
             let mut rng = stream(seed, "gram", piece as u64);
             let (mut factor, mut bartlett) = (vec![0.0; d * d], vec![0.0; d * d]);
@@ -252,11 +256,11 @@ impl Prompts {
     /// batch, context or dimension.
     pub fn from_data(batch: usize, context: usize, dim: usize, x: Vec<f64>, y: Vec<f64>) -> Result<Self> {
         check_batch(batch)?;
-        let tokens = context + 1;
+        let tokens = context.saturating_add(1);
         if context == 0 || dim == 0 {
             return Err(Error::shape("prompts", &[batch, context, dim], "a context and a dimension of at least 1"));
         }
-        if x.len() != batch * tokens * dim {
+        if x.len() != array_len::<f64>("prompts", &[batch, tokens, dim])? {
             return Err(Error::shape("covariates", &[x.len()], format!("[{batch}, {tokens}, {dim}]")));
         }
         if y.len() != batch * tokens {

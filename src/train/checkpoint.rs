@@ -57,7 +57,8 @@ impl Array {
 }
 
 fn check(shape: &[usize], len: usize) -> Result<()> {
-    if shape.iter().product::<usize>() == len {
+    // A product that wraps around would let a shape stand for a length that it has not.
+    if shape.iter().try_fold(1_usize, |len, side| len.checked_mul(*side)) == Some(len) {
         Ok(())
     } else {
         Err(Error::shape("array", &[len], format!("{shape:?}")))

@@ -21,6 +21,13 @@ pub enum Clip {
 }
 
 impl Clip {
+    fn check(&self) -> Result<()> {
+        match *self {
+            Clip::None => Ok(()),
+            Clip::Matrix(limit) | Clip::Global(limit) => positive("limit of the clipping", limit),
+        }
+    }
+
     /// Clips in place; `shapes` are the tensors'.
     pub fn apply(&self, gradients: &mut [Vec<f32>], shapes: &[Vec<usize>]) {
         match *self {
@@ -100,13 +107,18 @@ impl Adam {
     /// An optimiser before its first step.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a rate or epsilon that is not positive, or betas outside [0, 1).
+    /// [`Error::Invalid`] for a rate, an epsilon or a limit that is not positive, betas outside [0, 1), or a negative
+    /// decay.
     pub fn new(config: AdamConfig) -> Result<Self> {
         positive("learning rate", config.rate)?;
         positive("epsilon", config.epsilon)?;
         if let Some(bad) = config.betas.iter().find(|b| !(0.0..1.0).contains(*b)) {
             return Err(Error::invalid("beta", bad, "a number in [0, 1)"));
         }
+        if !(config.weight_decay.is_finite() && config.weight_decay >= 0.0) {
+            return Err(Error::invalid("weight decay", config.weight_decay, "a finite number of at least 0"));
+        }
+        config.clip.check()?;
         Ok(Adam { config, factor: 1.0, steps: 0, first: Vec::new(), second: Vec::new() })
     }
 }
@@ -118,11 +130,12 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Adam {
         gradients: &Gradients<f32, Cpu>,
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
         let gradients = clipped(module, gradients, self.config.clip).map_err(device_error)?;
-        self.steps += 1;
         if self.first.is_empty() {
             self.first = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
             self.second = self.first.clone();
         }
+        fits(&self.first, &gradients).and_then(|()| fits(&self.second, &gradients)).map_err(device_error)?;
+        self.steps += 1;
         let [beta1, beta2] = self.config.betas;
         let steps = self.steps.min(i32::MAX as u64) as i32;
         let rate = self.config.rate * self.factor;
@@ -189,12 +202,13 @@ impl Sgd {
     /// An optimiser before its first step.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a rate that is not positive or a momentum outside [0, 1).
+    /// [`Error::Invalid`] for a rate or a limit that is not positive, or a momentum outside [0, 1).
     pub fn new(config: SgdConfig) -> Result<Self> {
         positive("learning rate", config.rate)?;
         if !(0.0..1.0).contains(&config.momentum) {
             return Err(Error::invalid("momentum", config.momentum, "a number in [0, 1)"));
         }
+        config.clip.check()?;
         Ok(Sgd { config, factor: 1.0, velocity: Vec::new() })
     }
 }
@@ -209,6 +223,7 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Sgd {
         if self.velocity.is_empty() {
             self.velocity = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
         }
+        fits(&self.velocity, &gradients).map_err(device_error)?;
         let (rate, momentum) = ((self.config.rate * self.factor) as f32, self.config.momentum as f32);
         let mut tensors = gradients.iter().zip(&mut self.velocity);
         module
@@ -248,6 +263,16 @@ fn named(prefix: &str, tensors: &[Vec<f32>]) -> impl Iterator<Item = (String, Ve
 
 fn is_named(prefix: &str, state: &[(String, Vec<f32>)]) -> bool {
     state.iter().enumerate().all(|(i, (name, _))| *name == format!("{prefix}.{i}"))
+}
+
+/// Whether the optimiser's state is that of tensors like these.
+fn fits(state: &[Vec<f32>], gradients: &[Vec<f32>]) -> Result<()> {
+    let lengths = |tensors: &[Vec<f32>]| tensors.iter().map(Vec::len).collect::<Vec<_>>();
+    if lengths(state) == lengths(gradients) {
+        Ok(())
+    } else {
+        Err(Error::shape("optimiser state", &lengths(state), format!("{:?}", lengths(gradients))))
+    }
 }
 
 fn positive(what: &str, value: f64) -> Result<()> {

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, Result};
+
 /// The factor on the base learning rate.
 ///
 /// ```
@@ -29,6 +31,22 @@ pub enum Schedule {
 }
 
 impl Schedule {
+    /// Whether it is a schedule: a period of at least one step, a positive factor.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if not.
+    pub fn check(&self) -> Result<()> {
+        match *self {
+            Schedule::Step { every: 0, .. } => {
+                Err(Error::invalid("steps between two changes of the rate", 0, "at least 1"))
+            }
+            Schedule::Step { factor, .. } if !(factor.is_finite() && factor > 0.0) => {
+                Err(Error::invalid("factor on the rate", factor, "a positive finite number"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The factor at `step` (from 0) of `steps`.
     pub fn at(&self, step: u64, steps: u64) -> f64 {
         match *self {

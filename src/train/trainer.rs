@@ -112,6 +112,7 @@ impl Trainer<'_> {
     /// Trains from the saved state, if there is one with the same fingerprint, else from the start.
     ///
     /// # Errors
+    /// [`Error::Invalid`] for no steps, or steps to be recorded that are not ascending.
     /// [`Error::Interrupted`] when the observer asks to stop; the state is saved first. [`Error::Numerical`] when the
     /// loss stops being finite, naming the step and the rate; the last saved state is kept. [`Error::File`] and
     /// [`Error::Corrupt`] for a state that cannot be written or read; whatever the problem gives.
@@ -120,6 +121,13 @@ impl Trainer<'_> {
         P: Problem,
         O: Optimizer<P::Model, Cpu, f32> + Stateful,
     {
+        if self.steps == 0 {
+            return Err(Error::invalid(format!("steps of {}", self.task), 0, "at least 1"));
+        }
+        if let Some(w) = self.record_at.windows(2).find(|w| w[0] >= w[1]) {
+            return Err(Error::invalid("steps to be recorded", format!("{} before {}", w[0], w[1]), "ascending steps"));
+        }
+        self.schedule.check()?;
         let mut history = History::default();
         let mut step = match &self.state {
             Some(path) if path.exists() => self.resume(path, problem.model(), optimizer, &mut history)?,

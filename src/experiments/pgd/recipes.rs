@@ -285,6 +285,15 @@ impl Problem for Training {
 /// As [`Trainer::run`].
 pub fn train(run: &Run, task: &str, state: Option<&Path>, settings: &Settings<'_>) -> Result<History> {
     let protocol = &run.protocol;
+    for (what, value) in [
+        ("steps between two batches", Some(protocol.resample_every)),
+        ("steps between two records", Some(protocol.record_every)),
+        ("records kept", protocol.keep_last),
+    ] {
+        if value == Some(0) {
+            return Err(Error::invalid(what, 0, "at least 1"));
+        }
+    }
     let regression = protocol.task(run.seed)?;
     let (layers, dim) = (protocol.layers, regression.dim());
     let mut problem = Training {
@@ -297,12 +306,13 @@ pub fn train(run: &Run, task: &str, state: Option<&Path>, settings: &Settings<'_
         seed: run.seed,
         batch: None,
     };
-    let first = protocol.keep_last.map_or(0, |k| protocol.steps.saturating_sub((k - 1) * protocol.record_every));
+    let first =
+        protocol.keep_last.map_or(0, |k| protocol.steps.saturating_sub((k - 1).saturating_mul(protocol.record_every)));
     let trainer = Trainer {
         task: task.to_owned(),
         steps: protocol.steps,
         schedule: protocol.schedule,
-        record_at: (first..=protocol.steps).step_by(protocol.record_every.max(1) as usize).collect(),
+        record_at: (first..=protocol.steps).step_by(protocol.record_every as usize).collect(),
         state: state.map(Path::to_owned),
         fingerprint: protocol.describe(run.seed),
         save_every: Duration::from_secs(10),

@@ -1,0 +1,561 @@
+//! Bad input on every public entry is an error that says what was given and what was expected, and never a panic.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfdx::prelude::*;
+use incontext::experiments::pgd::recipes::{self, Protocol, Run};
+use incontext::experiments::{self, Settings, TrainOptions};
+use incontext::figure::{Axis, Figure, Heatmap, Line, Panel};
+use incontext::linalg::{Matrix, real_roots, solve};
+use incontext::models::{GeneralLinearTransformer, LinearTransformer, Parametrisation};
+use incontext::ops::linear_attention::{Mask, linear_attention};
+use incontext::ops::linear_transformer::linear_transformer;
+use incontext::ops::wishart::GramSamples;
+use incontext::progress::{Observer, Report, Silent, line};
+use incontext::rng::{Rng, stream};
+use incontext::tasks::{Covariance, LinearRegression, Prompts, WeightPrior};
+use incontext::train::{
+    Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Sgd, SgdConfig, Trainer,
+};
+use incontext::{Error, Result};
+
+const NAN: f64 = f64::NAN;
+const INF: f64 = f64::INFINITY;
+
+/// `work` gives an error whose text has all of `words`, and does not panic.
+fn refuses<T>(what: &str, words: &[&str], work: impl FnOnce() -> Result<T>) {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Err(_) => panic!("{what}: it panicked"),
+        Ok(Ok(_)) => panic!("{what}: it was accepted"),
+        Ok(Err(error)) => {
+            let text = error.to_string();
+            for word in words {
+                assert!(text.contains(word), "{what}: '{text}' does not say '{word}'");
+            }
+        }
+    }
+}
+
+/// `work` does not panic, whatever it gives.
+fn survives<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| panic!("{what}: it panicked"))
+}
+
+fn identity(d: usize) -> Covariance {
+    Covariance::identity(d).unwrap()
+}
+
+fn task(d: usize, n: usize) -> LinearRegression {
+    LinearRegression::new(identity(d), n, WeightPrior::Isotropic).unwrap()
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("incontext-bad-input-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+#[test]
+fn linear_algebra() {
+    refuses("from_vec", &["matrix", "[5]", "[2 x 3]"], || Matrix::from_vec(2, 3, vec![0.0; 5]));
+    let wide = Matrix::zeros(2, 3);
+    let singular = Matrix::from_fn(3, 3, |i, j| (i + j) as f64);
+    let nan = Matrix::from_fn(2, 2, |_, _| NAN);
+    let empty = Matrix::zeros(0, 0);
+    refuses("cholesky of a wide matrix", &["[2, 3]", "square"], || wide.cholesky());
+    refuses("cholesky of nothing", &["[0, 0]", "at least 1"], || empty.cholesky());
+    refuses("cholesky, indefinite", &["not positive definite"], || singular.cholesky());
+    refuses("cholesky of NaN", &["NaN"], || nan.cholesky());
+    refuses("cholesky of the semidefinite", &["pivot"], || Matrix::from_fn(2, 2, |_, _| 1.0).cholesky());
+    refuses("solve_spd, short side", &["[1]", "[2]"], || Matrix::identity(2).solve_spd(&[1.0]));
+    refuses("solve_spd, long side", &["[3]", "[2]"], || Matrix::identity(2).solve_spd(&[1.0; 3]));
+    refuses("solve_spd, indefinite", &["not positive definite"], || singular.solve_spd(&[1.0; 3]));
+    refuses("eigenvalues of a wide matrix", &["[2, 3]"], || wide.eigen_symmetric());
+    refuses("eigenvalues of NaN", &["not finite"], || nan.eigen_symmetric());
+    refuses("eigenvalues of nothing", &["[0, 0]"], || empty.eigen_symmetric());
+    refuses("inverse of the singular", &["undefined at eigenvalue"], || Matrix::zeros(2, 2).map_symmetric(|v| 1.0 / v));
+    refuses("root of the negative", &["undefined"], || Matrix::identity(2).scaled(-1.0).map_symmetric(f64::sqrt));
+    refuses("least squares, side", &["[3]", "[2]"], || wide.least_squares(&[1.0; 3]));
+    refuses("least squares of NaN", &["not finite"], || nan.least_squares(&[1.0; 2]));
+    refuses("least squares of nothing", &["[0, 0]"], || empty.least_squares(&[]));
+    refuses("solve, shapes", &["[2, 3]", "[2, 2]"], || solve(&wide, &[1.0; 2]));
+    refuses("solve, side", &["[3, 3]", "[2, 2]"], || solve(&singular, &[1.0; 2]));
+    refuses("solve, singular", &["singular at column 2 of 3"], || {
+        solve(&Matrix::diagonal(&[1.0, 2.0, 0.0]), &[1.0; 3])
+    });
+    refuses("solve, NaN", &["singular"], || solve(&nan, &[1.0; 2]));
+    refuses("roots of nothing", &["leading coefficient"], || real_roots(&[]));
+    refuses("roots of a constant", &["leading coefficient"], || real_roots(&[1.0]));
+    refuses("roots, leading zero", &["leading coefficient"], || real_roots(&[1.0, 2.0, 0.0]));
+    refuses("roots, complex", &["not real"], || real_roots(&[1.0, 0.0, 1.0]));
+    refuses("roots, NaN", &["not finite"], || real_roots(&[NAN, 1.0, 1.0]));
+    refuses("roots, infinite", &["not finite"], || real_roots(&[1.0, INF]));
+    // Rank-deficient least squares is not bad input: the least norm.
+    let x = Matrix::from_fn(2, 2, |_, _| 1.0).least_squares(&[2.0, 2.0]).unwrap();
+    assert!(x.iter().all(|v| (v - 1.0).abs() < 1e-12), "{x:?}");
+    assert_eq!(Matrix::zeros(2, 3).least_squares(&[1.0, 2.0]).unwrap(), [0.0; 3]);
+}
+
+#[test]
+fn tasks() {
+    refuses("dimension 0", &["dimension", "got 0"], || Covariance::identity(0));
+    refuses("no eigenvalue", &["dimension"], || Covariance::rotated(&[], 1));
+    for bad in [0.0, -1.0, NAN, INF] {
+        let shown = format!("got {bad}");
+        refuses("diagonal", &["eigenvalue", &shown, "positive finite"], || Covariance::diagonal(&[1.0, bad]));
+        refuses("rotated", &["eigenvalue", &shown], || Covariance::rotated(&[1.0, bad], 1));
+    }
+    refuses("wide covariance", &["[2, 3]", "square"], || Covariance::from_matrix(&Matrix::zeros(2, 3)));
+    refuses("empty covariance", &["[0, 0]"], || Covariance::from_matrix(&Matrix::zeros(0, 0)));
+    refuses("asymmetric covariance", &["asymmetric"], || {
+        Covariance::from_matrix(&Matrix::from_fn(2, 2, |i, j| if i <= j { 1.0 + (i == j) as u8 as f64 } else { 0.0 }))
+    });
+    refuses("singular covariance", &["eigenvalue"], || Covariance::from_matrix(&Matrix::diagonal(&[1.0, 0.0])));
+    refuses("NaN covariance", &["not finite"], || Covariance::from_matrix(&Matrix::from_fn(2, 2, |_, _| NAN)));
+
+    refuses("no context", &["context length", "got 0"], || {
+        LinearRegression::new(identity(2), 0, WeightPrior::Isotropic)
+    });
+    for bad in [-0.1, NAN, INF] {
+        refuses("noise", &["noise", &format!("got {bad}")], || task(2, 3).with_noise(bad));
+    }
+    let task = task(2, 3);
+    refuses("no prompts", &["batch", "got 0"], || task.sample(0, 1));
+    refuses("no moments", &["batch"], || task.sample_moments::<f32>(0, 1));
+    refuses("no Gram matrices", &["batch"], || task.sample_gram(0, 1));
+    for many in [usize::MAX, usize::MAX / 8, usize::MAX / 64 + 1] {
+        refuses("prompts beyond memory", &["size of the prompts", "memory"], || task.sample(many, 1));
+        refuses("moments beyond memory", &["size of the moments"], || task.sample_moments::<f64>(many, 1));
+        refuses("Gram matrices beyond memory", &["size of the Gram"], || task.sample_gram(many, 1));
+    }
+    let endless = LinearRegression::new(identity(2), usize::MAX, WeightPrior::Isotropic).unwrap();
+    refuses("a context beyond memory", &["size of the prompts"], || endless.sample(1, 1));
+    refuses("noisy moments", &["noise", "0.5"], || task.clone().with_noise(0.5)?.sample_moments::<f32>(1, 1));
+
+    let data = |batch, n, d, x: usize, y: usize| Prompts::from_data(batch, n, d, vec![1.0; x], vec![1.0; y]);
+    refuses("no prompts", &["batch", "got 0"], || data(0, 1, 1, 0, 0));
+    refuses("no context", &["[1, 0, 2]"], || data(1, 0, 2, 2, 1));
+    refuses("no dimension", &["[1, 2, 0]"], || data(1, 2, 0, 0, 3));
+    refuses("covariates", &["covariates", "[11]", "[2, 3, 2]"], || data(2, 2, 2, 11, 6));
+    refuses("labels", &["labels", "[7]", "[2, 3]"], || data(2, 2, 2, 12, 7));
+    refuses("overflow", &["prompts"], || data(usize::MAX, usize::MAX, usize::MAX, 1, 1));
+    refuses("overflow of the context", &["prompts"], || data(1, usize::MAX, 1, 0, 0));
+    refuses("NaN covariate", &["NaN", "finite"], || Prompts::from_data(1, 1, 1, vec![1.0, NAN], vec![1.0; 2]));
+    refuses("infinite label", &["inf", "finite"], || Prompts::from_data(1, 1, 1, vec![1.0; 2], vec![1.0, INF]));
+    // Fewer examples than dimensions is a task like any other.
+    assert_eq!(LinearRegression::new(identity(7), 1, WeightPrior::Isotropic).unwrap().sample(2, 1).unwrap().len(), 2);
+    assert!(task.sample_moments::<f32>(1, 1).unwrap().prompt(1).is_none());
+}
+
+#[test]
+fn models_and_ops() {
+    use Parametrisation::{Preconditioner, Transform};
+    type Model = LinearTransformer<f64>;
+    refuses("no layers", &["layers", "got 0"], || Model::zeros(0, 2, Transform));
+    refuses("no dimension", &["dimension", "got 0"], || Model::zeros(2, 0, Transform));
+    refuses("too large", &["parameters", "memory"], || Model::zeros(usize::MAX, 2, Transform));
+    refuses("too large", &["parameters", "memory"], || Model::zeros(1, usize::MAX / 2, Transform));
+    for bad in [0.0, -1.0, NAN, INF] {
+        refuses("standard deviation", &["standard deviation", "positive"], || Model::init(1, 2, Transform, bad, 1));
+    }
+    refuses("no layers", &["layers"], || Model::init(0, 2, Transform, 1.0, 1));
+    refuses("values", &["[7]", "[1, 2, 2, 2]"], || Model::from_values(vec![0.0; 7], 1, 2, Transform));
+    refuses("no values", &["[0]"], || Model::from_values(vec![], 0, 2, Transform));
+    refuses("NaN values", &["entry 3", "NaN"], || {
+        Model::from_values((0..8).map(|k| if k == 3 { NAN } else { 0.0 }).collect(), 1, 2, Transform)
+    });
+    let mut model = Model::zeros(2, 3, Preconditioner).unwrap();
+    let other = Arc::new(task(4, 3).sample_moments::<f64>(5, 1).unwrap());
+    for (name, result) in [
+        ("predict", survives("predict", || model.predict(&other).map(|_| ()))),
+        ("loss", survives("loss", || model.loss(&other).map(|_| ()))),
+        ("gradient", survives("gradient", || model.loss_and_gradient(&other).map(|_| ()))),
+        ("slots", survives("slots", || model.label_slots(&other).map(|_| ()))),
+    ] {
+        refuses(name, &["parameters", "[2, 2, 3, 3]", "[layers >= 1, 2, 4, 4]"], || result);
+    }
+    refuses("layer", &["layer", "got 2", "below 2"], || model.a(2));
+    refuses("layer", &["layer", "got 9"], || model.b(9));
+    refuses("covariance", &["covariance", "[2]", "dimension 3"], || model.whitened(&identity(2)));
+    refuses("covariance", &["covariance", "[4]", "dimension 3"], || model.whitened_a(0, &identity(4)));
+    refuses("steps", &["step sizes", "[1, 0, 3]"], || model.set_steps(&[1.0], &[], &identity(3)));
+    refuses("steps", &["step sizes"], || model.set_steps(&[1.0; 2], &[0.0; 3], &identity(3)));
+    refuses("steps", &["step sizes", "dimension 3"], || model.set_steps(&[1.0; 2], &[], &identity(2)));
+    refuses("NaN step", &["parameters", "NaN"], || model.set_steps(&[1.0, NAN], &[], &identity(3)));
+    assert_eq!(model.params.as_vec(), vec![0.0; 36], "a refused step changes nothing");
+
+    type General = GeneralLinearTransformer<f64>;
+    let full = |layers: usize, size: usize| vec![vec![0.1; size]; layers];
+    refuses("no layers", &["[0, 0]", "at least 1"], || General::new(&[], &[], 2, Mask::Context));
+    refuses("P without Q", &["[2, 1]"], || General::new(&full(2, 9), &full(1, 9), 2, Mask::Context));
+    refuses("P's size", &["[8]", "[3, 3]"], || General::new(&full(1, 8), &full(1, 9), 2, Mask::Context));
+    refuses("Q's size", &["[4]", "[3, 3]"], || General::new(&full(1, 9), &full(1, 4), 2, Mask::Causal));
+    refuses("dimension 0", &["dimension"], || General::new(&full(1, 1), &full(1, 1), 0, Mask::Context));
+    refuses("endless dimension", &["P or Q"], || General::new(&full(1, 0), &full(1, 0), usize::MAX, Mask::Context));
+    refuses("NaN in Q", &["Q", "NaN"], || General::new(&full(1, 9), &[vec![NAN; 9]], 2, Mask::Context));
+    let general = General::new(&full(1, 9), &full(1, 9), 2, Mask::Context).unwrap();
+    refuses("other prompts", &["[3, 3]", "[4, 4]"], || general.predict(&task(3, 2).sample(2, 1).unwrap()));
+
+    let device = Cpu::default();
+    let zeros = |batch: usize, tokens: usize, dim: usize| -> Tensor<(usize, usize, usize), f64, Cpu> {
+        device.zeros_like(&(batch, tokens, dim))
+    };
+    let square = |rows: usize, cols: usize| -> Tensor<(usize, usize), f64, Cpu> { device.zeros_like(&(rows, cols)) };
+    for mask in [Mask::Context, Mask::Causal] {
+        refuses("P", &["P", "[2, 3]", "[3, 3]"], || linear_attention(zeros(1, 3, 3), square(2, 3), square(3, 3), mask));
+        refuses("Q", &["Q", "[4, 4]"], || linear_attention(zeros(1, 3, 3), square(3, 3), square(4, 4), mask));
+        refuses("no prompts", &["[0, 3, 3]"], || linear_attention(zeros(0, 3, 3), square(3, 3), square(3, 3), mask));
+        refuses("no context", &["[1, 1, 3]"], || linear_attention(zeros(1, 1, 3), square(3, 3), square(3, 3), mask));
+    }
+    for shape in [(0, 2, 4, 4), (1, 1, 4, 4), (1, 2, 3, 4), (1, 2, 4, 5)] {
+        let params: Tensor<(usize, usize, usize, usize), f64, Cpu> = device.zeros_like(&shape);
+        refuses("parameters", &["parameters", "[layers >= 1, 2, 4, 4]"], || linear_transformer(&other, params));
+    }
+
+    refuses("no dimension", &["Gram samples"], || GramSamples::new(0, &[]));
+    refuses("no samples", &["Gram samples", "[0]"], || GramSamples::new(2, &[]));
+    refuses("half a sample", &["[6]", "2, 2"], || GramSamples::new(2, &[0.0; 6]));
+    refuses("endless", &["Gram samples"], || GramSamples::new(usize::MAX, &[0.0; 6]));
+    refuses("NaN", &["Gram samples, entry 1", "NaN"], || GramSamples::new(2, &[0.0, NAN, 0.0, 0.0]));
+    let grams = GramSamples::new(2, &[1.0, 0.0, 0.0, 1.0]).unwrap();
+    for bad in [0, 4, 7, 12] {
+        refuses("parameters", &["parameters", "2, 2"], || grams.losses(&vec![0.0; bad]));
+        refuses("parameters", &["parameters", "2, 2"], || grams.loss_and_gradient(&vec![0.0; bad]));
+    }
+    assert!(survives("NaN parameters", || grams.losses(&[NAN; 8])).unwrap()[0].is_nan());
+}
+
+/// One linear layer on fixed prompts; its loss is not finite from step `fails` on.
+struct Small {
+    model: LinearTransformer,
+    fails: u64,
+}
+
+impl Small {
+    fn new(fails: u64) -> Self {
+        Small { model: LinearTransformer::zeros(1, 2, Parametrisation::Transform).unwrap(), fails }
+    }
+}
+
+impl Problem for Small {
+    type Model = LinearTransformer;
+
+    fn model(&mut self) -> &mut LinearTransformer {
+        &mut self.model
+    }
+
+    fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
+        let (loss, gradients) = self.model.loss_and_gradient(&Arc::new(task(2, 5).sample_moments(10, step)?))?;
+        Ok((if step < self.fails { loss } else { NAN }, gradients))
+    }
+
+    fn measure(&mut self, _: u64) -> Result<Vec<(&'static str, f64)>> {
+        Ok(vec![("zero", 0.0)])
+    }
+}
+
+fn trainer(steps: u64, state: Option<&Path>) -> Trainer<'static> {
+    Trainer {
+        task: "small".to_owned(),
+        steps,
+        schedule: Schedule::Constant,
+        record_at: vec![0, steps],
+        state: state.map(Path::to_owned),
+        fingerprint: serde_json::json!({ "small": 1 }),
+        save_every: Duration::ZERO,
+        observer: &Silent,
+    }
+}
+
+fn adam() -> Adam {
+    Adam::new(AdamConfig::default()).unwrap()
+}
+
+#[test]
+fn training() {
+    for (rate, bad) in [(0.0, "0"), (-1.0, "-1"), (NAN, "NaN"), (INF, "inf")] {
+        refuses("rate", &["learning rate", bad, "positive"], || {
+            Adam::new(AdamConfig { rate, ..AdamConfig::default() })
+        });
+        refuses("epsilon", &["epsilon", bad], || Adam::new(AdamConfig { epsilon: rate, ..AdamConfig::default() }));
+        refuses("rate", &["learning rate", bad], || Sgd::new(SgdConfig { rate, momentum: 0.0, clip: Clip::None }));
+        for clip in [Clip::Matrix(rate), Clip::Global(rate)] {
+            refuses("limit", &["clipping", bad], || Adam::new(AdamConfig { clip, ..AdamConfig::default() }));
+            refuses("limit", &["clipping", bad], || Sgd::new(SgdConfig { rate: 1.0, momentum: 0.0, clip }));
+        }
+    }
+    for bad in [-0.1, 1.0, NAN] {
+        refuses("beta", &["beta", "[0, 1)"], || Adam::new(AdamConfig { betas: [0.9, bad], ..AdamConfig::default() }));
+        refuses("momentum", &["momentum"], || Sgd::new(SgdConfig { rate: 1.0, momentum: bad, clip: Clip::None }));
+    }
+    for weight_decay in [-0.1, NAN, INF] {
+        refuses("decay", &["weight decay"], || Adam::new(AdamConfig { weight_decay, ..AdamConfig::default() }));
+    }
+
+    let run = |trainer: Trainer<'_>, fails: u64| trainer.run(&mut Small::new(fails), &mut adam());
+    refuses("no steps", &["steps of small", "got 0", "at least 1"], || run(trainer(0, None), 9));
+    refuses("records", &["5 before 3", "ascending"], || run(Trainer { record_at: vec![5, 3], ..trainer(9, None) }, 9));
+    for schedule in [
+        Schedule::Step { every: 0, factor: 0.5 },
+        Schedule::Step { every: 1, factor: NAN },
+        Schedule::Step { every: 1, factor: 0.0 },
+    ] {
+        refuses("schedule", &["rate"], || run(Trainer { schedule, ..trainer(9, None) }, 9));
+    }
+    refuses("NaN loss", &["small", "NaN at step 3", "no state was kept"], || run(trainer(9, None), 3));
+    let folder = folder("training");
+    let state = folder.join("state.safetensors");
+    refuses("NaN loss", &["NaN at step 3", "last good state"], || run(trainer(9, Some(&state)), 3));
+    // What was saved is still good: with the cause removed, it continues.
+    assert_eq!(run(trainer(9, Some(&state)), 9).unwrap().steps, [0, 9]);
+
+    refuses("another training's state", &["another training"], || {
+        run(Trainer { fingerprint: serde_json::json!(2), ..trainer(9, Some(&state)) }, 9)
+    });
+    refuses("a state beyond the end", &["step"], || run(trainer(5, Some(&state)), 9));
+    refuses("another optimiser's state", &["another optimiser"], || {
+        let config = SgdConfig { rate: 0.1, momentum: 0.0, clip: Clip::None };
+        trainer(9, Some(&state)).run(&mut Small::new(9), &mut Sgd::new(config).unwrap())
+    });
+    refuses("another model's state", &["parameters", "[8]", "[16]"], || {
+        let model = LinearTransformer::zeros(2, 2, Parametrisation::Transform).unwrap();
+        trainer(9, Some(&state)).run(&mut Small { model, fails: 9 }, &mut adam())
+    });
+    refuses("a state that is a folder", &["could not read"], || run(trainer(9, Some(&folder)), 9));
+    let blocked = state.join("below-a-file.safetensors");
+    refuses("a state below a file", &["could not write"], || run(trainer(9, Some(&blocked)), 9));
+    refuses("measure", &["no measure is called 'loss'"], || History::default().measure("loss").map(|_| ()));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn protocols_and_names() {
+    let good = Protocol { steps: 3, batch: 10, record_every: 1, resample_every: 1, ..recipes::preconditioner() };
+    let run = |protocol: Protocol| {
+        recipes::train(&Run { name: "s0".to_owned(), protocol, seed: 0 }, "test", None, &Settings::default())
+    };
+    assert_eq!(run(good.clone()).unwrap().steps, [0, 1, 2, 3]);
+    refuses("no steps", &["steps", "got 0"], || run(Protocol { steps: 0, ..good.clone() }));
+    refuses("no layers", &["layers", "got 0"], || run(Protocol { layers: 0, ..good.clone() }));
+    refuses("no batch", &["batch", "got 0"], || run(Protocol { batch: 0, ..good.clone() }));
+    refuses("no context", &["context", "got 0"], || run(Protocol { context: 0, ..good.clone() }));
+    refuses("no dimension", &["dimension"], || run(Protocol { eigenvalues: vec![], ..good.clone() }));
+    refuses("eigenvalue", &["eigenvalue", "-1"], || run(Protocol { eigenvalues: vec![-1.0], ..good.clone() }));
+    refuses("never resampled", &["batches", "got 0"], || run(Protocol { resample_every: 0, ..good.clone() }));
+    refuses("never recorded", &["records", "got 0"], || run(Protocol { record_every: 0, ..good.clone() }));
+    refuses("nothing kept", &["records kept", "got 0"], || run(Protocol { keep_last: Some(0), ..good.clone() }));
+    let all = run(Protocol { keep_last: Some(u64::MAX), record_every: 2, ..good.clone() }).unwrap();
+    assert_eq!(all.steps, [0, 2]);
+
+    refuses("figure", &["no figure or paper is called 'pgd.fig99'", "all"], || {
+        experiments::select(&["pgd.fig99"]).map(|_| ())
+    });
+    refuses("figure", &["''"], || experiments::select(&[""]).map(|_| ()));
+    assert!(experiments::select::<&str>(&[]).unwrap().is_empty());
+    refuses("checkpoint", &["no checkpoint is called 'x'", "pgd-preconditioner"], || {
+        experiments::recipe("x").map(|_| ())
+    });
+    let settings = Settings::default();
+    refuses("checkpoint", &["no checkpoint is called 'x'"], || recipes::load("x", |_| true, &settings).map(|_| ()));
+    let nowhere = Settings { checkpoints: folder("nowhere"), ..Settings::default() };
+    refuses("missing file", &["could not read", "pgd-identity"], || {
+        recipes::load("pgd-identity", |_| true, &nowhere).map(|_| ())
+    });
+    // A checkpoint of another kind under a known name.
+    let other = nowhere.checkpoints.join("pgd-identity.safetensors");
+    sound().save(&other).unwrap();
+    refuses("another checkpoint", &["s0.parameters"], || recipes::load("pgd-identity", |_| true, &nowhere).map(|_| ()));
+    std::fs::remove_dir_all(&nowhere.checkpoints).unwrap();
+    let blocked = Settings { work: std::env::current_exe().unwrap().join("below-a-file"), ..Settings::default() };
+    refuses("a work folder that cannot be made", &["could not"], || {
+        let options = TrainOptions { resume: true, ..TrainOptions::default() };
+        let interrupting = Settings { observer: &Stop, ..blocked };
+        (experiments::recipe("pgd-identity")?.run)(&interrupting, &options)
+    });
+}
+
+/// Interrupts at once: a test must not train a whole recipe when something goes wrong.
+struct Stop;
+
+impl Observer for Stop {
+    fn report(&self, _: &Report<'_>) {}
+
+    fn interrupted(&self) -> bool {
+        true
+    }
+}
+
+fn sound() -> Checkpoint {
+    let arrays = BTreeMap::from([
+        ("a".to_owned(), Array::f32(&[2, 3], vec![1.0, -2.0, 0.5, f32::MIN_POSITIVE, 4.0, 5.0]).unwrap()),
+        ("b".to_owned(), Array::f64(&[2], vec![1.5, NAN]).unwrap()),
+        ("empty".to_owned(), Array::f32(&[0, 7], vec![]).unwrap()),
+    ]);
+    Checkpoint { arrays, manifest: serde_json::json!({ "id": "x", "loss": 0.1336, "Σ": [1.0, 0.25] }) }
+}
+
+#[test]
+fn checkpoints() {
+    refuses("shape", &["[5]", "[2, 3]"], || Array::f32(&[2, 3], vec![0.0; 5]));
+    refuses("shape", &["[0]"], || Array::f64(&[], vec![]));
+    // 2^32 · 2^32 wraps around to 0.
+    refuses("wrapping shape", &["array"], || Array::f32(&[1 << 32, 1 << 32], vec![]));
+
+    let folder = folder("checkpoints");
+    let path = folder.join("sound.safetensors");
+    let checkpoint = sound();
+    checkpoint.save(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let loaded = Checkpoint::load(&path).unwrap();
+    assert_eq!(loaded.f32("a", &[2, 3]).unwrap(), checkpoint.f32("a", &[0, 3]).unwrap());
+    assert_eq!(loaded.f64("b", &[0]).unwrap().1[0], 1.5);
+    assert_eq!(loaded.manifest, checkpoint.manifest);
+    checkpoint.save(&path).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "the same checkpoint is the same bytes");
+
+    refuses("unknown array", &["no array of the checkpoint is called 'c'", "a, b"], || {
+        loaded.f32("c", &[1]).map(|_| ())
+    });
+    refuses("shape", &["a", "[2, 3]", "[3, 2]"], || loaded.f32("a", &[3, 2]).map(|_| ()));
+    refuses("rank", &["[2, 3]", "[0]"], || loaded.f32("a", &[0]).map(|_| ()));
+    refuses("type", &["a", "double precision"], || loaded.f64("a", &[2, 3]).map(|_| ()));
+    refuses("type", &["b", "single precision"], || loaded.f32("b", &[2]).map(|_| ()));
+    refuses("no file", &["could not read", "nothing"], || Checkpoint::load(&folder.join("nothing")));
+    refuses("a folder", &["could not read"], || Checkpoint::load(&folder));
+    refuses("save into a file", &["could not write"], || checkpoint.save(&path.join("below")));
+    refuses("save to no name", &["could not write"], || checkpoint.save(Path::new("/")));
+
+    let damaged = folder.join("damaged.safetensors");
+    let load = |bytes: &[u8]| {
+        std::fs::write(&damaged, bytes).unwrap();
+        Checkpoint::load(&damaged)
+    };
+    for length in 0..bytes.len() {
+        refuses(&format!("the first {length} bytes"), &["damaged.safetensors", "not usable"], || {
+            load(&bytes[..length])
+        });
+    }
+    refuses("a byte too many", &["not usable"], || load(&[bytes.as_slice(), &[0]].concat()));
+    for k in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut flipped = bytes.clone();
+            flipped[k] ^= 1 << bit;
+            refuses(&format!("bit {bit} of byte {k} flipped"), &["not usable"], || load(&flipped));
+        }
+    }
+    let mut rng = stream(1, "bytes", 0);
+    for length in [8, 9, 64, 4096] {
+        let noise: Vec<u8> = (0..length).map(|_| rng.gen_range(0..=255)).collect();
+        refuses("noise", &["not usable"], || load(&noise));
+    }
+    let framed = |length: u64, header: &str, data: &[u8]| [&length.to_le_bytes(), header.as_bytes(), data].concat();
+    for length in [u64::MAX, 1 << 63, 1 << 40, 100_000_001] {
+        refuses("a header longer than the file", &["not usable"], || load(&framed(length, "{}", &[])));
+    }
+    let whole = |header: &str, data: &[u8]| framed(header.len() as u64, header, data);
+    for header in [
+        "{}",
+        "[]",
+        "null",
+        r#"{"__metadata__":{}}"#,
+        r#"{"__metadata__":{"incontext":"no json"}}"#,
+        r#"{"__metadata__":{"incontext":"{}"}}"#,
+        r#"{"__metadata__":{"incontext":"{\"crc32\":0,\"manifest\":7}"}}"#,
+        r#"{"__metadata__":{"incontext":"{\"crc32\":0,\"manifest\":\"{}\"}"}}"#,
+        r#"{"__metadata__":{"incontext":"{\"crc32\":-1,\"manifest\":\"not json\"}"}}"#,
+        r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}"#,
+        r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,18446744073709551615]}}"#,
+        r#"{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}"#,
+    ] {
+        refuses(header, &["not usable"], || load(&whole(header, &[0; 4])));
+        refuses(header, &["not usable"], || load(&whole(header, &[])));
+    }
+    // A file of another type, made well: half-precision values are refused by name.
+    let guard = r#""__metadata__":{"incontext":"{\"crc32\":0,\"manifest\":\"{}\"}"}"#;
+    let half = format!(r#"{{{guard},"a":{{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}}}"#);
+    refuses("half precision", &["'a'", "F16", "expected F32 or F64"], || load(&whole(&half, &[0; 4])));
+    // Arrays changed in memory are saved under their own checksum, and found again.
+    let mut changed = sound();
+    changed.arrays.remove("a");
+    changed.save(&path).unwrap();
+    assert!(Checkpoint::load(&path).unwrap().f32("a", &[2, 3]).is_err());
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn figures() {
+    let line = |x: &[f64], y: &[f64]| Figure::new("t.t", "t").panel(Panel::new("p").line(Line::new("l", x, y)));
+    let map = |rows, columns, z: usize| {
+        Figure::new("t.t", "t").panel(Panel::new("p").heatmap(Heatmap::new(rows, columns, vec![0.0; z])))
+    };
+    let log = |y: f64| {
+        Figure::new("t.t", "t").panel(Panel::new("p").y(Axis::log("y")).line(Line::new("l", [0.0, 1.0], [1.0, y])))
+    };
+    for (what, figure, words) in [
+        ("nothing", Figure::new("t.t", "t"), ["panels", "at least one"]),
+        ("no points", line(&[], &[]), ["'p'", "at least one value"]),
+        ("lengths", line(&[1.0, 2.0], &[1.0]), ["[1]", "[2]"]),
+        ("NaN alone", line(&[1.0], &[NAN]), ["NaN", "at least one number"]),
+        ("infinite", line(&[1.0, 2.0], &[1.0, INF]), ["inf", "finite"]),
+        ("no rows", map(0, 2, 0), ["[0, 2]", "at least one row"]),
+        ("cells", map(2, 2, 3), ["[3]", "[2 * 2]"]),
+        ("cells that overflow", map(usize::MAX, 2, 3), ["[3]", "each cell"]),
+        ("log of 0", log(0.0), ["got 0", "log axis"]),
+        ("log of the negative", log(-1.0), ["-1", "log axis"]),
+    ] {
+        refuses(what, &words, || figure.check());
+        refuses(what, &words, || figure.to_svg());
+        refuses(what, &words, || figure.to_json());
+        refuses(what, &words, || figure.to_csv());
+        refuses(what, &words, || figure.to_plotly());
+        refuses(what, &words, || figure.to_plotly_json());
+    }
+    for text in ["", "{", "null", "[]", "{}", "\"\u{0}\"", &"[".repeat(100_000)] {
+        refuses("JSON of a figure", &[], || Figure::from_json(text));
+    }
+    // JSON with single bytes changed: either an error or a figure that every form can take.
+    let json = line(&[1.0, 2.0, 3.0], &[1.0, 0.5, 0.25]).to_json().unwrap().into_bytes();
+    let mut rng = stream(3, "json", 0);
+    for _ in 0..3000 {
+        let mut bytes = json.clone();
+        for _ in 0..rng.gen_range(1..4) {
+            let k = rng.gen_range(0..bytes.len());
+            bytes[k] = b"0123456789eE.-+\"{}[],:ntf \\"[rng.gen_range(0..27)];
+        }
+        let Ok(text) = String::from_utf8(bytes) else { continue };
+        survives(&text, || {
+            if let Ok(figure) = Figure::from_json(&text) {
+                let _ = (figure.to_svg(), figure.to_csv(), figure.to_json(), figure.to_plotly_json());
+            }
+        });
+    }
+}
+
+#[test]
+fn progress_of_any_length() {
+    for (step, of) in [(0, 0), (5, 0), (1, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX, 3), (u64::MAX / 2, u64::MAX)] {
+        for (seconds, here) in [(0, 0), (1, 1), (u64::MAX, 1), (1, u64::MAX)] {
+            for loss in [None, Some(NAN), Some(1e-300)] {
+                let elapsed = Duration::from_secs(seconds);
+                let report = Report { task: "t", step, of, loss, elapsed, steps_here: here };
+                let text = survives("a line of progress", || line(&report));
+                assert_eq!(text.chars().filter(|c| "█░".contains(*c)).count(), 20, "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn errors_are_all_of_the_public_kinds() {
+    // A reader matches on the kind; the text is for people.
+    assert!(matches!(Covariance::identity(0), Err(Error::Invalid { .. })));
+    assert!(matches!(Matrix::zeros(1, 2).cholesky(), Err(Error::Shape { .. })));
+    assert!(matches!(Matrix::zeros(2, 2).cholesky(), Err(Error::Numerical { .. })));
+    assert!(matches!(experiments::recipe("x").map(|_| ()), Err(Error::Unknown { .. })));
+    assert!(matches!(Checkpoint::load(Path::new("/nowhere/at/all")), Err(Error::File { .. })));
+}
