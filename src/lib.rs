@@ -10,8 +10,10 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior |
+//! | [`algorithms`] | what a model may be running: gradient descent, least squares, GD++, kernel polynomials, BFGS |
 //! | [`models`] | transformers of linear attention, sparse and general, with dfdx parameters |
 //! | [`ops`] | fused forward and backward passes on the dfdx tape; the exact loss over Wishart samples |
+//! | [`compare`] | distances to the identity, intervals over seeds |
 //! | [`train`] | the trainer, Adam and SGD, clipping, schedules, checkpoints; resumable bit for bit |
 //! | [`figure`] | [`figure::Figure`]: one description gives interactive Plotly, static SVG, JSON and CSV; claims; tables |
 //! | [`experiments`] | the papers' figures, one file a figure, and the trainings behind them |
@@ -64,6 +66,12 @@ pub mod prelude {
     pub use std::time::Duration;
 
     pub use crate::Error;
+    pub use crate::algorithms::{
+        Algorithm, Examples, GdPlusPlus, GradientDescent, KernelPolynomial, LeastSquares, SpectralMeasure, losses,
+        minimise,
+    };
+    pub use crate::compare::{Interval, distance_to_identity};
+    pub use crate::experiments::pgd::recipes;
     pub use crate::experiments::{self, Reproduction, Settings};
     pub use crate::figure::{
         Axis, Band, Bars, Claim, Claims, Color, Figure, Frame, Heatmap, Line, Panel, Scale, Scatter, Series, Table,
