@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Output;
@@ -73,25 +74,22 @@ fn a_port_in_use_is_said_before_anything_else() {
 #[test]
 fn a_machine_that_lacks_something_is_told_what() {
     let scratch = Scratch::new("lacking");
-    let setup = |change: &dyn Fn(&mut std::process::Command)| {
-        let mut command = scratch.house();
-        command.arg("--setup-only");
-        change(&mut command);
-        let output = command.output().unwrap();
+    let setup = |name: &str, value: &OsStr| {
+        let output = scratch.house().arg("--setup-only").env(name, value).output().unwrap();
         for half in ["venv", "evcxr", "template"] {
             assert!(!scratch.path().join(".lab").join(half).exists(), "{half} is half-installed:\n{}", words(&output));
         }
         output
     };
-    let no_python = setup(&|c| drop(c.env("PATH", scratch.path())));
+    let no_python = setup("PATH", scratch.path().as_ref());
     fails(&no_python, 1, &["no Python on the search path", "3.10", "to mend it: ", "python3-venv"]);
-    let wrong = setup(&|c| drop(c.env("INCONTEXT_PYTHON", "no/such/python")));
+    let wrong = setup("INCONTEXT_PYTHON", "no/such/python".as_ref());
     fails(&wrong, 1, &["no Python", "INCONTEXT_PYTHON"]);
     let old = python_that_says(scratch.path(), "3 9 1");
-    fails(&setup(&|c| drop(c.env("INCONTEXT_PYTHON", &old))), 1, &["3.10 or later", "is 3.9"]);
+    fails(&setup("INCONTEXT_PYTHON", old.as_ref()), 1, &["3.10 or later", "is 3.9"]);
     let bare = python_that_says(scratch.path(), "3 11 0");
-    fails(&setup(&|c| drop(c.env("INCONTEXT_PYTHON", &bare))), 1, &["venv", "sudo apt install python3-venv"]);
-    let full = setup(&|c| drop(c.env("INCONTEXT_FREE_SPACE", "1000000")));
+    fails(&setup("INCONTEXT_PYTHON", bare.as_ref()), 1, &["venv", "sudo apt install python3-venv"]);
+    let full = setup("INCONTEXT_FREE_SPACE", "1000000".as_ref());
     fails(&full, 1, &["disk space", "GiB", "free some disk space"]);
     // The package index at an address where nothing listens: what a machine without a network sees.
     let offline =
@@ -120,14 +118,13 @@ fn a_read_only_checkout_is_said() {
         std::fs::set_permissions(lab, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     mode(0o555);
-    let is_really = std::fs::write(scratch.path().join(".lab/probe"), "").is_err();
+    if std::fs::write(scratch.path().join(".lab/probe"), "").is_ok() {
+        println!("skipped: this user may write everywhere");
+        return;
+    }
     let output = command.arg("--setup-only").output().unwrap();
     mode(0o755);
-    if is_really {
-        fails(&output, 1, &["could not write", "copy the repository to a folder that you can write to"]);
-    } else {
-        println!("skipped: this user may write everywhere");
-    }
+    fails(&output, 1, &["could not write", "copy the repository to a folder that you can write to"]);
 }
 
 /// Everything that a second set-up could change, with its time.
