@@ -8,6 +8,8 @@
 //!
 //! with μ the mean spectral measure of Wishart_d(n, I)/n. f has several strict local minima (pgd.md section 4.6).
 
+use rayon::prelude::*;
+
 use super::bfgs::{Minimum, minimise};
 use crate::linalg::Matrix;
 use crate::rng::{Rng, stream};
@@ -101,8 +103,7 @@ impl GdPlusPlus {
         if layers == 0 {
             return Err(Error::invalid("layers", 0, "at least 1"));
         }
-        let mut found: Vec<(Self, f64)> = Vec::new();
-        for start in 0..starts {
+        let descend = |start: u64| {
             let mut rng = stream(seed, "gd++ starts", start);
             // Steps grow with the layer, since the covariates shrink: start within a factor of what the last layer needs.
             let mut x: Vec<f64> = (0..layers).map(|l| rng.gen_range(0.2..1.5) * 2.5_f64.powi(l as i32)).collect();
@@ -112,7 +113,12 @@ impl GdPlusPlus {
                 let (value, gradient) = value_and_gradient(x, layers, measure);
                 (value.ln(), gradient.iter().map(|g| g / value).collect())
             };
-            let Minimum { x, value, gradient_norm, .. } = minimise(f, &x, 2000, 1e-9)?;
+            minimise(f, &x, 600, 1e-9)
+        };
+        // In parallel, gathered in the order of the starts.
+        let ends: Vec<Minimum> = (0..starts).into_par_iter().map(descend).collect::<Result<_>>()?;
+        let mut found: Vec<(Self, f64)> = Vec::new();
+        for Minimum { x, value, gradient_norm, .. } in ends {
             let (a, b) = x.split_at(layers);
             let plausible = gradient_norm < 1e-5 && a.iter().all(|a| *a > 0.0) && b.iter().all(|b| *b > 0.0);
             let same = |other: &(Self, f64)| {

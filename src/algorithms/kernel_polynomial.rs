@@ -78,6 +78,10 @@ pub fn constant_rate(d: usize, n: usize, layers: usize) -> impl Fn(f64) -> f64 {
 /// tr (X Xᵀ)ᵏ is a product of 2k Gaussian entries; by Wick's formula its mean is the sum over the (2k−1)!! pairings of
 /// d^(loops of row indices) n^(loops of column indices).
 pub fn wishart_moment(d: usize, n: usize, k: usize) -> f64 {
+    if k == 0 {
+        // The trace of the identity, which no pairing counts.
+        return 1.0;
+    }
     let mut partner = vec![usize::MAX; 2 * k];
     pairings(&mut partner, d as f64, n as f64) / (d as f64 * (n as f64).powi(k as i32))
 }

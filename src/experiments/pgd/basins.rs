@@ -22,8 +22,8 @@ pub fn coefficients(run: &Trained) -> Result<GdPlusPlus> {
 /// # Errors
 /// As [`SpectralMeasure::wishart`] and [`GdPlusPlus::minima`].
 pub fn minima(layers: usize, n: usize, quick: bool, seed: u64) -> Result<(Vec<(GdPlusPlus, f64)>, SpectralMeasure)> {
-    let measure = SpectralMeasure::wishart(5, n, if quick { 40_000 } else { 200_000 }, 40, seed)?;
-    let minima = GdPlusPlus::minima(layers, &measure, if quick { 80 } else { 300 }, seed)?;
+    let measure = SpectralMeasure::wishart(5, n, if quick { 20_000 } else { 100_000 }, 32, seed)?;
+    let minima = GdPlusPlus::minima(layers, &measure, if quick { 40 } else { 150 }, seed)?;
     Ok((minima, measure))
 }
 

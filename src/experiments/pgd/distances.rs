@@ -47,7 +47,7 @@ pub(super) fn preconditioner_panel(runs: &[Trained], layer: usize) -> Result<Pan
     let whitened =
         |m: &LinearTransformer, run: &Trained| Ok(distance_to_identity(&m.whitened_a(layer, run.task.covariance())?));
     let raw = |m: &LinearTransformer, _: &Trained| Ok(distance_to_identity(&m.a(layer)?));
-    Ok(Panel::new(format!("A_{layer}"))
+    Ok(Panel::new(format!("A_{{{layer}}}"))
         .x(Axis::linear("training step"))
         .y(Axis::linear("distance to identity").range(0.0, 1.02))
         .line(curve("Dist(Σ^{1/2} A Σ^{1/2}, I)", BLUE, runs, whitened)?)

@@ -19,7 +19,9 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let first = runs.first().ok_or_else(|| Error::invalid("runs", 0, "at least 1"))?;
     let covariance = first.task.covariance();
     let panels = |m: &LinearTransformer| {
-        (0..3).map(|l| Ok(matrix_panel(format!("Σ^{{1/2}} A_{l} Σ^{{1/2}}"), &m.whitened_a(l, covariance)?))).collect()
+        (0..3)
+            .map(|l| Ok(matrix_panel(format!("Σ^{{1/2}} A_{{{l}}} Σ^{{1/2}}"), &m.whitened_a(l, covariance)?)))
+            .collect()
     };
     let frames = frames(first, 24, panels)?;
     let optimum = KernelPolynomial::new(5, 20, 3)?;

@@ -24,7 +24,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let plain = KernelPolynomial::new(5, 20, 3)?.loss;
     let b_panel = |layer: usize| -> Result<Panel> {
         let f = |m: &LinearTransformer, _: &Trained| Ok(distance_to_identity(&m.b(layer)?));
-        Ok(Panel::new(format!("B_{layer}"))
+        Ok(Panel::new(format!("B_{{{layer}}}"))
             .x(Axis::linear("training step"))
             .y(Axis::linear("distance to identity").range(0.0, 1.02))
             .line(curve("Dist(B, I)", BLUE, &runs, f)?))

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("pgd-transform", |_| true, settings)?;
     let first = runs.first().ok_or_else(|| Error::invalid("runs", 0, "at least 1"))?;
-    let panels = |m: &LinearTransformer| (0..2).map(|l| Ok(matrix_panel(format!("B_{l}"), &m.b(l)?))).collect();
+    let panels = |m: &LinearTransformer| (0..2).map(|l| Ok(matrix_panel(format!("B_{{{l}}}"), &m.b(l)?))).collect();
     let frames = frames(first, 24, panels)?;
     let last = frames.len().saturating_sub(1);
     let figure = Figure::new("pgd.fig4", "The learnt transformations of the covariates are multiples of I")
