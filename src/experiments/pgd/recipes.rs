@@ -163,7 +163,7 @@ pub fn transform() -> Protocol {
         batch: 512,
         resample_every: 1,
         adam: adam(0.05, [0.9, 0.99], Clip::Matrix(0.01)),
-        schedule: Schedule::Cosine { warmup: 1000 },
+        schedule: Schedule::Cosine { warmup: 20 },
         steps: 30_000,
         record_every: 250,
         ..transform_prompts()
@@ -172,14 +172,12 @@ pub fn transform() -> Protocol {
 
 /// Figure 6: three layers trained for a context of n examples.
 pub fn context(n: usize) -> Protocol {
-    let schedule = Schedule::Cosine { warmup: 20 };
-    Protocol { context: n, schedule, steps: 10_000, record_every: 100, keep_last: Some(10), ..transform() }
+    Protocol { context: n, steps: 10_000, record_every: 100, keep_last: Some(10), ..transform() }
 }
 
 /// Figure 7: L layers.
 pub fn depth(layers: usize) -> Protocol {
-    let schedule = Schedule::Cosine { warmup: 20 };
-    Protocol { layers, schedule, steps: 20_000, record_every: 100, keep_last: Some(10), ..transform() }
+    Protocol { layers, steps: 20_000, record_every: 100, keep_last: Some(10), ..transform() }
 }
 
 /// The runs of every recipe of the paper, with the recipe's title.
