@@ -53,7 +53,9 @@ fn two_kernels_do_not_disturb_one_another() {
     let results = kernels(jupyter(), &root().join("notebooks"), json!([steps(100), steps(200)]));
     for (kernel, end) in [(0, "110\n"), (1, "210\n")] {
         let results = results[kernel].as_array().unwrap();
-        results.iter().for_each(|result| drop(ok(result)));
+        for result in results {
+            ok(result);
+        }
         assert_eq!(results.last().unwrap()["out"], end);
     }
 }
@@ -138,7 +140,9 @@ fn a_path_with_a_space_and_other_letters_works() {
         [FIRST, "let squares = (0..4).map(|i| f64::from(i * i)).collect::<Vec<_>>();", "println!(\"{squares:?}\");"];
     let steps: Vec<Value> = cells.iter().map(|cell| json!({ "run": cell })).collect();
     let results = kernels(&place, &scratch.path().join("notebooks"), json!([{ "name": "incontext", "steps": steps }]));
-    results[0].as_array().unwrap().iter().for_each(|result| drop(ok(result)));
+    for result in results[0].as_array().unwrap() {
+        ok(result);
+    }
     assert_eq!(results[0][2]["out"], "[0.0, 1.0, 4.0, 9.0]\n");
     let output = doctor.arg("doctor").output().unwrap();
     assert!(output.status.success(), "{}", support::words(&output));

@@ -154,11 +154,11 @@ fn value_and_gradient(x: &[f64], layers: usize, measure: &SpectralMeasure) -> (f
             if l + 1 < layers {
                 let b = x[layers + l];
                 let r = 1.0 - a * b * lambda;
-                for k in 0..size {
+                for (k, dl) in dl.iter_mut().enumerate() {
                     let da = if k == l { 1.0 } else { 0.0 };
                     let db = if k == layers + l { 1.0 } else { 0.0 };
-                    let dr = -(da * b * lambda + a * db * lambda + a * b * dl[k]);
-                    dl[k] = dl[k] * r * r + 2.0 * lambda * r * dr;
+                    let dr = -(da * b * lambda + a * db * lambda + a * b * *dl);
+                    *dl = *dl * r * r + 2.0 * lambda * r * dr;
                 }
                 lambda *= r * r;
             }

@@ -32,7 +32,7 @@ impl<'a> Examples<'a> {
     /// [`Error::Shape`] unless there are d >= 1 covariates for each of at least one label; [`Error::Invalid`] for values
     /// that are not finite.
     pub fn new(x: &'a [f64], y: &'a [f64]) -> Result<Self> {
-        if y.is_empty() || x.is_empty() || x.len() % y.len() != 0 {
+        if y.is_empty() || x.is_empty() || !x.len().is_multiple_of(y.len()) {
             return Err(Error::shape("examples", &[x.len(), y.len()], "[n, d] covariates and [n] labels, n, d >= 1"));
         }
         if let Some(bad) = x.iter().chain(y).find(|v| !v.is_finite()) {

@@ -24,6 +24,9 @@ pub enum Parametrisation {
     Transform,
 }
 
+/// The label slot of every prompt, `[batch]`, with its tape.
+pub type LabelSlots<E> = Tensor<(usize,), E, Cpu, OwnedTape<E, Cpu>>;
+
 /// An L-layer linear transformer, sparse.
 ///
 /// Signs are those of the authors' code: a trained A_l is negative definite, and the prediction is minus the label
@@ -130,7 +133,7 @@ where
     ///
     /// # Errors
     /// [`Error::Shape`] if the prompts have another dimension.
-    pub fn label_slots(&self, moments: &Arc<Moments<E>>) -> Result<Tensor<(usize,), E, Cpu, OwnedTape<E, Cpu>>> {
+    pub fn label_slots(&self, moments: &Arc<Moments<E>>) -> Result<LabelSlots<E>> {
         linear_transformer(moments, self.params.leaky_trace())
     }
 

@@ -10,6 +10,9 @@ use dfdx::prelude::*;
 
 use crate::{Error, Result};
 
+/// Reads the gradient of one tensor.
+pub type ReadGradient<'a> = dyn Fn(&mut Gradients<f32, Cpu>) -> Result<Vec<f32>> + 'a;
+
 /// A tensor of a model, as optimisers and checkpoints see it.
 pub struct Parameter<'a> {
     /// Its name, unique in the model.
@@ -19,7 +22,7 @@ pub struct Parameter<'a> {
     /// Its values, row-major: what is left here after the visit becomes the tensor's content.
     pub values: &'a mut Vec<f32>,
     /// Reads its gradient into a vector of the same length; zeros if there is none.
-    pub gradient: &'a dyn Fn(&mut Gradients<f32, Cpu>) -> Result<Vec<f32>>,
+    pub gradient: &'a ReadGradient<'a>,
 }
 
 /// A model whose tensors can be visited in a fixed order.

@@ -263,8 +263,8 @@ impl<T: Real, const D: usize> State<T, D> {
                 let (r, rg) = work.split_at_mut(dd);
                 // C = G A; R = I + B C; G' = (R G) Rᵀ.
                 product_shared::<T, V, D, false, false>(d, gram, a, c);
-                for i in 0..dd {
-                    r[i] = Lanes::splat(T::of(if i % (d + 1) == 0 { 1.0 } else { 0.0 }));
+                for (i, r) in r.iter_mut().enumerate() {
+                    *r = Lanes::splat(T::of(if i % (d + 1) == 0 { 1.0 } else { 0.0 }));
                 }
                 shared_product::<T, V, D, true>(d, b, c, r);
                 product::<T, V, D, false>(d, r, gram, rg);

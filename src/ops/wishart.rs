@@ -30,7 +30,7 @@ impl GramSamples {
     /// [`Error::Shape`] if the length is no positive multiple of d², [`Error::Invalid`] for entries that are not finite.
     pub fn new(dim: usize, grams: &[f64]) -> Result<Self> {
         let dd = dim.saturating_mul(dim);
-        if dd == 0 || grams.is_empty() || grams.len() % dd != 0 {
+        if dd == 0 || grams.is_empty() || !grams.len().is_multiple_of(dd) {
             return Err(Error::shape("Gram samples", &[grams.len()], format!("[samples >= 1, {dim}, {dim}]")));
         }
         all_finite("Gram samples", grams.iter().copied())?;
@@ -100,7 +100,7 @@ impl GramSamples {
 
     fn layers(&self, params: &[f64]) -> Result<usize> {
         let layer = 2 * self.dim * self.dim;
-        if params.is_empty() || params.len() % layer != 0 {
+        if params.is_empty() || !params.len().is_multiple_of(layer) {
             return Err(Error::shape("parameters", &[params.len()], format!("[layers >= 1, 2, {0}, {0}]", self.dim)));
         }
         Ok(params.len() / layer)

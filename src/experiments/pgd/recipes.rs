@@ -366,7 +366,7 @@ fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -
     let mut readable = checkpoint.manifest.clone();
     readable["test_loss"] = json!(losses);
     readable["seconds_of_last_session"] = json!(begin.elapsed().as_secs());
-    crate::fs::write_atomic(&folder.join(format!("{id}.json")), format!("{readable:#}\n").as_bytes())?;
+    crate::fs::write_atomic(folder.join(format!("{id}.json")), format!("{readable:#}\n").as_bytes())?;
     for state in states {
         std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
     }
