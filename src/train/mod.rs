@@ -5,6 +5,8 @@ pub mod optimizer;
 pub mod schedule;
 pub mod trainer;
 
+pub use dfdx::optim::Optimizer;
+
 pub use checkpoint::{Array, Checkpoint};
 pub use optimizer::{Adam, AdamConfig, Clip, Sgd, SgdConfig, Stateful};
 pub use schedule::Schedule;

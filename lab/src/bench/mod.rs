@@ -1,6 +1,8 @@
 //! `cargo lab bench`: measures speed, one file a bench. Every bench prints a table, or its rows as JSON.
 
+mod floor;
 pub mod notebook;
+pub mod step;
 
 use clap::Subcommand;
 use serde_json::json;
@@ -13,12 +15,15 @@ use crate::trouble::Outcome;
 pub enum Bench {
     /// How long a notebook waits: kernel start, :dep, the first let, typical cells, a figure
     Notebook(notebook::Options),
+    /// How long a training step takes, beside the authors' formulation in PyTorch, and how far from the machine's floor
+    Step(step::Options),
 }
 
 /// Measures.
 pub fn run(house: &House, bench: &Bench) -> Outcome<u8> {
     match bench {
         Bench::Notebook(options) => notebook::run(house, options),
+        Bench::Step(options) => step::run(house, options),
     }
 }
 
@@ -69,7 +74,11 @@ pub fn show(rows: &[Row], peer: &str, as_json: bool) {
     let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or_default().max(4);
     println!("{:width$}  {:>10}  {:>14}  {:>7}  {:>12}", "", "ours", peer, "ratio", "goal");
     for row in rows {
-        let milliseconds = |ms: f64| if ms < 1e4 { format!("{ms:.0} ms") } else { format!("{:.1} s", ms / 1e3) };
+        let milliseconds = |ms: f64| match ms {
+            ..100.0 => format!("{ms:.2} ms"),
+            100.0..1e4 => format!("{ms:.0} ms"),
+            _ => format!("{:.1} s", ms / 1e3),
+        };
         let goal = match (row.goal, row.goal_ms) {
             (Some(ratio), _) => format!(">= {ratio:.0}x"),
             (_, Some(ms)) => format!("<= {}", milliseconds(ms)),

@@ -6,6 +6,7 @@
 
 pub mod evcxr;
 pub mod kernelspecs;
+pub mod peers;
 pub mod pins;
 pub mod python;
 pub mod rust;

@@ -39,8 +39,9 @@ pub fn ensure(house: &House) -> Outcome<Python> {
     if !venv.program.is_file() || !runs(&venv.program) {
         create(house, &base, &venv)?;
     }
-    install(house, &venv, &pins, &mut step)?;
-    house::write(&stamp_path(&venv), pins.join("\n"))?;
+    install(house, &venv, &pins, &mut step)
+        .map_err(|trouble| trouble.mend("or activate a conda environment that has JupyterLab; cargo lab uses it"))?;
+    seal(&venv, &pins)?;
     step.done();
     // What pip downloaded was kept for the case of an interruption.
     let _ = std::fs::remove_dir_all(house.at("cache/pip"));
@@ -57,14 +58,24 @@ pub fn conda() -> Option<Python> {
 
 /// The lab's own Python, there or not.
 pub fn venv(house: &House) -> Python {
-    let prefix = house.at("venv");
+    own(house, "venv")
+}
+
+/// The Python of the environment in this folder of `.lab/`, there or not.
+pub fn own(house: &House, folder: &str) -> Python {
+    let prefix = house.at(folder);
     let program = if cfg!(windows) { prefix.join("Scripts/python.exe") } else { prefix.join("bin/python") };
     Python { program, prefix, conda: false }
 }
 
-/// Whether the lab's own Python has exactly what is pinned.
+/// Whether an environment has exactly what is pinned.
 pub fn installed(venv: &Python, pins: &[String]) -> bool {
     stamp(&stamp_path(venv)).is_some_and(|text| text == pins.join("\n")) && venv.program.is_file()
+}
+
+/// Marks an environment as complete.
+pub fn seal(venv: &Python, pins: &[String]) -> Outcome<()> {
+    house::write(&stamp_path(venv), pins.join("\n"))
 }
 
 fn stamp_path(venv: &Python) -> PathBuf {
@@ -135,7 +146,8 @@ fn ask(program: &Path) -> Option<Base> {
     Some(Base { version: (next()?, next()?), has_venv: next()? == 1, program: program.to_path_buf() })
 }
 
-fn create(house: &House, base: &Base, venv: &Python) -> Outcome<()> {
+/// Makes an empty virtual environment.
+pub fn create(house: &House, base: &Base, venv: &Python) -> Outcome<()> {
     house.make("")?;
     let output = Command::new(&base.program)
         .args(["-m", "venv", "--clear"])
@@ -155,8 +167,8 @@ fn said(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&both).trim().to_string()
 }
 
-/// Runs pip on the pins, showing how many packages it has collected.
-fn install(house: &House, venv: &Python, pins: &[String], step: &mut Step) -> Outcome<()> {
+/// Runs pip with these pins or options, showing how many packages it has collected.
+pub fn install(house: &House, venv: &Python, pins: &[String], step: &mut Step) -> Outcome<()> {
     let cache = house.make("cache/pip")?;
     let mut pip = Command::new(&venv.program)
         .args(["-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"])
@@ -198,8 +210,7 @@ fn install(house: &House, venv: &Python, pins: &[String], step: &mut Step) -> Ou
         ["NewConnectionError", "Name or service not known", "name resolution", "ConnectTimeout", "Max retries"];
     if offline.iter().any(|sign| complaints.contains(sign)) {
         return Err(Trouble::new("pip could not reach the Python package index: is there a network?")
-            .mend("connect to the network (or set PIP_INDEX_URL to a mirror), then run the same command again")
-            .mend("or activate a conda environment that has JupyterLab; cargo lab uses it"));
+            .mend("connect to the network (or set PIP_INDEX_URL to a mirror), then run the same command again"));
     }
     let tail: Vec<&str> = complaints.lines().rev().take(12).collect();
     Err(Trouble::new(format!("pip failed:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n")))
