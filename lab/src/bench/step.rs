@@ -139,8 +139,14 @@ fn case(protocol: &Protocol, batch: usize, dim: usize, runs: u32, mut peer: Opti
     let (mut peer_steps, mut peer_draws) = (Vec::new(), Vec::new());
     for run in 0..u64::from(runs) {
         steps.push(repeated(|| training.step().map(drop))?);
-        prompts.push(timed(|| Ok(drop(task.sample(batch, run)?.moments::<f32>())))?);
-        moments.push(timed(|| Ok(drop(task.sample_moments::<f32>(batch, run)?)))?);
+        prompts.push(timed(|| {
+            drop(task.sample(batch, run)?.moments::<f32>());
+            Ok(())
+        })?);
+        moments.push(timed(|| {
+            drop(task.sample_moments::<f32>(batch, run)?);
+            Ok(())
+        })?);
         if let Some(peer) = &mut peer {
             peer_steps.push(peer.milliseconds(&json!({ "steps": { "seconds": RUN.as_secs_f64() } }))?);
             peer_draws.push(peer.milliseconds(&json!({ "draw": true }))?);

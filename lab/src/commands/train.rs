@@ -39,7 +39,7 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
     let recipe = experiments::recipe(id)?;
     let out = options.out.as_deref().map(results_folder).transpose()?;
     let bars = Bars::new(false)?;
-    let how = TrainOptions { resume: options.resume, seed: options.seed, out, ..TrainOptions::default() };
+    let how = TrainOptions { resume: options.resume, seed: options.seed, out };
     match (recipe.run)(&settings(house, &bars), &how) {
         Ok(path) => {
             println!("{}", path.display());
