@@ -7,6 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfdx::prelude::*;
+use incontext::algorithms::{
+    Algorithm, Examples, GdPlusPlus, GradientDescent, KernelPolynomial, LeastSquares, SpectralMeasure, losses, minimise,
+};
+use incontext::compare::{Interval, distance_to_identity};
 use incontext::experiments::pgd::recipes::{self, Protocol, Run};
 use incontext::experiments::{self, Settings, TrainOptions};
 use incontext::figure::{Axis, Figure, Heatmap, Line, Panel};
@@ -227,6 +231,68 @@ fn models_and_ops() {
         refuses("parameters", &["parameters", "2, 2"], || grams.loss_and_gradient(&vec![0.0; bad]));
     }
     assert!(survives("NaN parameters", || grams.losses(&[NAN; 8])).unwrap()[0].is_nan());
+}
+
+#[test]
+fn algorithms_and_comparisons() {
+    refuses("no rates", &["rates", "at least one"], || GradientDescent::new(vec![]));
+    refuses("NaN rate", &["rate", "NaN"], || GradientDescent::new(vec![0.1, NAN]));
+    let preconditioned = |m: Matrix| GradientDescent::preconditioned(vec![0.1], m);
+    refuses("wide preconditioner", &["[2, 3]", "square"], || preconditioned(Matrix::zeros(2, 3)));
+    for bad in [-1.0, NAN, INF] {
+        refuses("ridge", &["ridge", &format!("got {bad}")], || LeastSquares::ridge(bad));
+    }
+    refuses("no examples", &["examples", "[0, 0]"], || Examples::new(&[], &[]));
+    refuses("no covariates", &["examples"], || Examples::new(&[], &[1.0]));
+    refuses("odd covariates", &["[3, 2]"], || Examples::new(&[1.0; 3], &[1.0; 2]));
+    refuses("NaN label", &["NaN", "finite"], || Examples::new(&[1.0], &[NAN]));
+    let prompts = task(2, 3).sample(4, 1).unwrap();
+    refuses("prompt", &["prompt", "got 4", "below 4"], || Examples::of(&prompts, 4, 1));
+    for n in [0, 4, usize::MAX] {
+        refuses("examples", &["examples", "context length 3"], || Examples::of(&prompts, 0, n));
+        refuses("examples", &["examples"], || losses(&LeastSquares::default(), &prompts, n, 1));
+    }
+    let three = Matrix::identity(3);
+    let pgd = preconditioned(three.clone()).unwrap();
+    refuses("preconditioner", &["preconditioner", "[3, 3]", "[2, 2]"], || losses(&pgd, &prompts, 3, 2));
+    refuses("whitening", &["whitening", "[3, 3]"], || {
+        LeastSquares::default().whitened(three).iterates(&Examples::of(&prompts, 0, 3)?, 1)
+    });
+    refuses("NaN whitening", &["not finite"], || {
+        let nan = Matrix::from_fn(2, 2, |_, _| NAN);
+        LeastSquares::default().whitened(nan).iterates(&Examples::of(&prompts, 0, 3)?, 1)
+    });
+    // Fewer examples than dimensions, and no step at all, are fine.
+    assert_eq!(losses(&LeastSquares::default(), &prompts, 1, 0).unwrap().len(), 1);
+    assert_eq!(losses(&GradientDescent::new(vec![0.1]).unwrap(), &prompts, 1, 0).unwrap().len(), 1);
+
+    for (d, n) in [(0, 5), (5, 0)] {
+        refuses("kernel polynomial", &["dimension and context length"], || KernelPolynomial::new(d, n, 2));
+        refuses("measure", &["got 0"], || SpectralMeasure::wishart(d, n, 10, 4, 1));
+    }
+    for layers in [0, 5, usize::MAX] {
+        refuses("layers", &["layers", "1 to 4"], || KernelPolynomial::new(5, 20, layers));
+        refuses("layers", &["layers"], || KernelPolynomial::looped(5, 20, layers));
+    }
+    refuses("no samples", &["got 0"], || SpectralMeasure::wishart(2, 3, 0, 4, 1));
+    refuses("no nodes", &["nodes", "got 0"], || SpectralMeasure::wishart(2, 3, 10, 0, 1));
+    let measure = SpectralMeasure::wishart(2, 3, 10, 4, 1).unwrap();
+    refuses("no layers", &["layers", "got 0"], || GdPlusPlus::minima(0, &measure, 1, 1));
+    let short = survives("missing b", || GdPlusPlus { a: vec![0.1, 0.2], b: vec![] }.loss(&measure));
+    assert_eq!(short, GdPlusPlus { a: vec![0.1, 0.2], b: vec![0.0] }.loss(&measure));
+    assert!((survives("no layers", || GdPlusPlus { a: vec![], b: vec![] }.loss(&measure)) - 2.0).abs() < 1e-9);
+
+    refuses("no parameter", &["start"], || minimise(|_| (0.0, vec![]), &[], 10, 1e-9));
+    refuses("NaN at the start", &["not finite"], || minimise(|_| (NAN, vec![0.0]), &[1.0], 10, 1e-9));
+    refuses("short gradient", &["gradient", "[1]", "[2]"], || minimise(|_| (0.0, vec![1.0]), &[1.0; 2], 10, 1e-9));
+    let unbounded = survives("unbounded", || minimise(|x| (-x[0], vec![-1.0]), &[0.0], 50, 1e-9));
+    assert_eq!(unbounded.unwrap().iterations, 50);
+
+    assert!(Interval::of(&[]).mean.is_nan());
+    assert_eq!(Interval::of(&[2.0]).high, 2.0);
+    for odd in [Matrix::zeros(2, 2), Matrix::zeros(2, 3), Matrix::zeros(0, 0)] {
+        assert!(survives("distance", || distance_to_identity(&odd)).is_nan());
+    }
 }
 
 /// One linear layer on fixed prompts; its loss is not finite from step `fails` on.

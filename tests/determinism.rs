@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dfdx::prelude::*;
+use incontext::algorithms::{GradientDescent, LeastSquares, losses};
 use incontext::experiments::Settings;
-use incontext::experiments::pgd::recipes::{Protocol, Run, preconditioner, train, transform};
+use incontext::experiments::pgd::recipes::{Protocol, Run, preconditioner, train, transform, transform_prompts};
 use incontext::models::{GeneralLinearTransformer, LinearTransformer, Parametrisation};
 use incontext::ops::linear_attention::{Attend, Mask, linear_attention};
 use incontext::ops::linear_transformer::{Fused, gradient_mut};
@@ -126,6 +127,13 @@ fn ops_give_the_same_bits_for_any_number_of_threads() {
         same_for_all_threads("linear attention, f32", || attention::<f32>(5, mask));
         same_for_all_threads("linear attention, f64", || attention::<f64>(2, mask));
     }
+    same_for_all_threads("algorithms", || {
+        let prompts = task(5, 9).sample(BATCH, 7).unwrap();
+        let gd = GradientDescent::new(vec![0.02, 0.01]).unwrap();
+        bits(
+            &[losses(&gd, &prompts, 9, 3).unwrap(), losses(&LeastSquares::default(), &prompts, 4, 0).unwrap()].concat(),
+        )
+    });
     same_for_all_threads("general transformer", || {
         let corner: Vec<f64> = random(9, 36, 0.3);
         let model = GeneralLinearTransformer::<f64>::new(
@@ -150,7 +158,10 @@ fn small(protocol: Protocol) -> Run {
     Run { name: "s1".to_owned(), protocol, seed: 1 }
 }
 
-fn history_bits(history: &History) -> (Vec<u64>, Vec<(String, Vec<u64>)>, Vec<Vec<u32>>) {
+/// Steps, measures and parameters of a history, as bits.
+type HistoryBits = (Vec<u64>, Vec<(String, Vec<u64>)>, Vec<Vec<u32>>);
+
+fn history_bits(history: &History) -> HistoryBits {
     (
         history.steps.clone(),
         history.measures.iter().map(|(name, v)| (name.clone(), bits(v))).collect(),
@@ -160,9 +171,21 @@ fn history_bits(history: &History) -> (Vec<u64>, Vec<(String, Vec<u64>)>, Vec<Ve
 
 #[test]
 fn training_gives_the_same_bits_for_any_number_of_threads() {
-    for protocol in [preconditioner(), transform()] {
+    for protocol in [preconditioner(), transform(), transform_prompts()] {
         let run = small(protocol);
         same_for_all_threads("training", || history_bits(&train(&run, "test", None, &Settings::default()).unwrap()));
+    }
+}
+
+#[test]
+fn every_figure_is_the_same_for_any_number_of_threads() {
+    for experiment in incontext::experiments::all() {
+        same_for_all_threads(experiment.id, || {
+            let settings = Settings { quick: true, seed: 3, ..Settings::default() };
+            let made = (experiment.run)(&settings).unwrap_or_else(|e| panic!("{}: {e}", experiment.id));
+            let measured: Vec<f64> = made.claims.iter().map(|claim| claim.measured).collect();
+            (made.figure.to_json().unwrap(), bits(&measured), made.config.to_string())
+        });
     }
 }
 

@@ -6,7 +6,10 @@
 
 use std::sync::Arc;
 
-use dfdx::prelude::*;
+use incontext::algorithms::kernel_polynomial::wishart_moment;
+use incontext::algorithms::{
+    Algorithm, Examples, GdPlusPlus, GradientDescent, KernelPolynomial, LeastSquares, SpectralMeasure,
+};
 use incontext::linalg::{Matrix, real_roots, solve};
 use incontext::models::{GeneralLinearTransformer, LinearTransformer, Parametrisation};
 use incontext::ops::linear_attention::Mask;
@@ -677,29 +680,33 @@ fn the_residual_of_every_prompt_is_the_bilinear_form_of_s() {
     }
 }
 
+/// The context of prompt `k` with d x d pairs of a w⋆ and a query: √d e_i for the one and √d e_j for the other, in
+/// whitened coordinates, have the second moments of N(0, I), and the loss is quadratic in both.
+fn all_tasks_and_queries(contexts: &Prompts, k: usize, covariance: &Covariance) -> Prompts {
+    let (d, n) = (contexts.dim(), contexts.context());
+    let unit = |i: usize| (0..d).map(|k| if k == i { (d as f64).sqrt() } else { 0.0 }).collect::<Vec<_>>();
+    let (mut x, mut y) = (Vec::new(), Vec::new());
+    for (i, j) in (0..d * d).map(|k| (k / d, k % d)) {
+        let w = covariance.inv_sqrt().mul_vec(&unit(i));
+        let query = covariance.sqrt().mul_vec(&unit(j));
+        for token in contexts.x(k).chunks(d).take(n).chain([query.as_slice()]) {
+            x.extend_from_slice(token);
+            y.push(token.iter().zip(&w).map(|(x, w)| x * w).sum());
+        }
+    }
+    Prompts::from_data(d * d, n, d, x, y).unwrap()
+}
+
 #[test]
 fn the_exact_engine_is_the_average_of_the_prompt_level_loss_over_w_and_the_query() {
     let d = 3;
     let covariance = Covariance::rotated(&[1.0, 0.0625, 2.0], 5).unwrap();
-    let root = (d as f64).sqrt();
     for n in [1, 2, 6] {
         let contexts = task(&covariance, n, WeightPrior::InverseCovariance).sample(6, 3).unwrap();
         for model in various_models(d) {
             let model = unwhitened(&model, &covariance);
             for k in 0..contexts.len() {
-                // √d e_i for w⋆ and √d e_j for the query have the second moments of N(0, I), and the loss is quadratic
-                // in both.
-                let (mut x, mut y) = (Vec::new(), Vec::new());
-                for (i, j) in (0..d * d).map(|k| (k / d, k % d)) {
-                    let unit = |i: usize| (0..d).map(|k| if k == i { root } else { 0.0 }).collect::<Vec<f64>>();
-                    let w = covariance.inv_sqrt().mul_vec(&unit(i));
-                    let query = covariance.sqrt().mul_vec(&unit(j));
-                    for token in contexts.x(k).chunks(d).take(n).chain([query.as_slice()]) {
-                        x.extend_from_slice(token);
-                        y.push(token.iter().zip(&w).map(|(x, w)| x * w).sum());
-                    }
-                }
-                let prompts = Prompts::from_data(d * d, n, d, x, y).unwrap();
+                let prompts = all_tasks_and_queries(&contexts, k, &covariance);
                 let average = model.loss(&Arc::new(prompts.moments())).unwrap();
                 let gram = gram_of(&contexts, k);
                 let white = covariance.inv_sqrt().mul(&gram).mul(covariance.inv_sqrt());
@@ -920,6 +927,15 @@ fn the_kernel_polynomial_gives_the_optimum_of_the_family_and_the_engine_agrees()
         for (a, stated) in a.iter().zip(steps) {
             close(*a, *stated, 6e-6, "step size");
         }
+        // The crate's own, which counts pairings in another way.
+        let ours = KernelPolynomial::new(d, n, layers).unwrap();
+        close(ours.loss, f, 1e-12, "f* of the crate");
+        for (ours, a) in ours.steps.iter().zip(&a) {
+            close(*ours, *a, 1e-10, "step size of the crate");
+        }
+        for k in 1..=5 {
+            close(wishart_moment(d, n, k), moment(k), 1e-14, "moment of the crate");
+        }
         let covariance = Covariance::rotated(&vec![0.5; d], 1).unwrap();
         let white = task(&Covariance::identity(d).unwrap(), n, WeightPrior::Isotropic);
         let grams = GramSamples::new(d, &white.sample_gram(40_000, 5).unwrap()).unwrap();
@@ -956,5 +972,103 @@ fn the_local_minima_of_gd_plus_plus_have_the_losses_of_section_4_6() {
                 assert!(grams.loss_and_gradient(&params).unwrap().0 > loss, "parameter {k} by {h}");
             }
         }
+    }
+}
+
+#[test]
+fn looped_layers_have_the_optimum_of_the_table() {
+    for (d, n, layers, f, a) in [
+        (5, 20, 2, 0.499007, 0.74252),
+        (5, 20, 3, 0.268342, 0.71559),
+        (10, 20, 2, 2.105277, 0.62808),
+        (10, 20, 3, 1.458677, 0.61125),
+    ] {
+        let looped = KernelPolynomial::looped(d, n, layers).unwrap();
+        close(looped.loss, f, 6e-7, "looped f*");
+        assert!(looped.steps.iter().all(|s| (s - a).abs() < 6e-6), "{:?} against {a}", looped.steps);
+    }
+}
+
+#[test]
+fn bfgs_finds_the_local_minima_of_gd_plus_plus_and_the_scalar_loss_is_the_engines() {
+    let measure = SpectralMeasure::wishart(5, 20, 200_000, 40, 3).unwrap();
+    let found = GdPlusPlus::minima(3, &measure, 60, 1).unwrap();
+    assert!(found.len() >= 5, "{} minima", found.len());
+    assert!((found[0].1 / 6.84e-4 - 1.0).abs() < 0.03, "the best: {:e}", found[0].1);
+    for (minimum, loss) in &found {
+        close(minimum.loss(&measure), *loss, 1e-9, "the loss of a minimum");
+    }
+    // Eigenvalues of one Gram matrix, as a measure: the loss is the engine's, exactly.
+    let identity = Covariance::identity(5).unwrap();
+    let gram = task(&identity, 20, WeightPrior::Isotropic).sample_gram(1, 9).unwrap();
+    let (nodes, _) = Matrix::from_vec(5, 5, gram.clone()).unwrap().eigen_symmetric().unwrap();
+    let one = SpectralMeasure { dim: 5, nodes, weights: vec![0.2; 5] };
+    let gram = GramSamples::new(5, &gram).unwrap();
+    for (minimum, _) in found.iter().take(4) {
+        let params = family(&minimum.a, &minimum.b, &identity).whitened(&identity).unwrap();
+        close(minimum.loss(&one), gram.losses(&params).unwrap()[0], 1e-12, "scalar and matrix form");
+    }
+}
+
+#[test]
+fn the_model_with_sigma_inverse_is_preconditioned_gradient_descent_and_least_squares_is_exact() {
+    let covariance = Covariance::rotated(&SPECTRUM, 14).unwrap();
+    for n in [2, 8] {
+        let prompts = task(&covariance, n, WeightPrior::InverseCovariance).sample(300, 4).unwrap();
+        let steps = [0.4, 0.7, 0.2];
+        let predictions = family(&steps, &[], &covariance).predict(&Arc::new(prompts.moments())).unwrap();
+        // Its gradient is a sum over the examples, the model's a mean.
+        let rates = steps.iter().map(|a| a / n as f64).collect();
+        let pgd = GradientDescent::preconditioned(rates, covariance.inverse()).unwrap();
+        let ols = LeastSquares::default().whitened(covariance.inv_sqrt().clone());
+        for (k, prediction) in predictions.iter().enumerate() {
+            let examples = Examples::of(&prompts, k, n).unwrap();
+            let predict = |w: &[f64]| prompts.x(k)[n * 5..].iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
+            let iterates = pgd.iterates(&examples, 3).unwrap();
+            close(*prediction, predict(&iterates[3]), 1e-12, "three layers and three steps");
+            // Noiseless labels: least squares interpolates, and finds w⋆ where there are enough examples.
+            let w = &ols.iterates(&examples, 1).unwrap()[1];
+            for (x, y) in examples.x.chunks(5).zip(examples.y) {
+                close(x.iter().zip(w).map(|(x, w)| x * w).sum(), *y, 1e-7, "an interpolated label");
+            }
+            if n >= 5 {
+                close(predict(w), prompts.y(k)[n], 1e-6, "the query's label");
+            }
+        }
+    }
+    // Its mean loss with n < d examples is d - n (pgd.md section 5.1).
+    let prompts = task(&covariance, 2, WeightPrior::InverseCovariance).sample(40_000, 5).unwrap();
+    let ols = LeastSquares::default().whitened(covariance.inv_sqrt().clone());
+    let errors: Vec<f64> = (0..prompts.len())
+        .map(|k| {
+            let w = ols.iterates(&Examples::of(&prompts, k, 2).unwrap(), 0).unwrap().remove(0);
+            (prompts.x(k)[10..].iter().zip(w).map(|(x, w)| x * w).sum::<f64>() - prompts.y(k)[2]).powi(2)
+        })
+        .collect();
+    within(&errors, 3.0, 4.0, "least squares with 2 examples in 5 dimensions");
+}
+
+#[test]
+fn the_exact_gradient_of_the_training_is_the_average_of_the_prompt_level_one() {
+    let d = 3;
+    let covariance = Covariance::rotated(&[1.0, 0.25, 2.0], 5).unwrap();
+    for form in [Parametrisation::Preconditioner, Parametrisation::Transform] {
+        let values: Vec<f32> = random(8, 3 * 2 * d * d, 0.2).iter().map(|v| *v as f32).collect();
+        let trained = LinearTransformer::<f32>::from_values(values, 3, d, form).unwrap();
+        let wide = trained.params.as_vec().iter().map(|v| f64::from(*v)).collect();
+        let wide = LinearTransformer::<f64>::from_values(wide, 3, d, form).unwrap();
+        let contexts = task(&covariance, 4, WeightPrior::InverseCovariance).sample(1, 6).unwrap();
+        let prompts = all_tasks_and_queries(&contexts, 0, &covariance);
+        let white = covariance.inv_sqrt().mul(&gram_of(&contexts, 0)).mul(covariance.inv_sqrt());
+        let grams = GramSamples::new(d, white.as_slice()).unwrap();
+        let (loss, mut exact) = trained.exact_loss_and_gradient(&covariance, &grams).unwrap();
+        close(loss, wide.loss(&Arc::new(prompts.moments())).unwrap(), 1e-12, "loss");
+        let exact = gradient_mut(&mut exact, &trained.params).unwrap().to_vec();
+        let average: Vec<f64> =
+            gradient(&wide, &prompts).iter().flatten().flat_map(|m| m.as_slice().to_vec()).collect();
+        for (a, b) in exact.iter().zip(&average) {
+            close(f64::from(*a), *b, 1e-6, "gradient");
+        }
+        assert!(average.iter().any(|g| g.abs() > 0.1), "there is a gradient");
     }
 }

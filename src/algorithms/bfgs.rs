@@ -31,7 +31,8 @@ pub struct Minimum {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for an empty start, [`Error::Numerical`] if the function is not finite there.
+/// [`Error::Invalid`] for an empty start, [`Error::Shape`] if the gradient has another length than the point,
+/// [`Error::Numerical`] if the function is not finite at the start.
 pub fn minimise(
     f: impl Fn(&[f64]) -> (f64, Vec<f64>),
     start: &[f64],
@@ -43,6 +44,9 @@ pub fn minimise(
     }
     let mut x = start.to_vec();
     let (mut value, mut gradient) = f(&x);
+    if gradient.len() != x.len() {
+        return Err(Error::shape("gradient", &[gradient.len()], format!("[{}]", x.len())));
+    }
     if !value.is_finite() || gradient.iter().any(|g| !g.is_finite()) {
         return Err(Error::numerical("minimisation", "the function is not finite at the start"));
     }

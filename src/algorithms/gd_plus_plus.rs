@@ -89,9 +89,10 @@ pub struct GdPlusPlus {
 }
 
 impl GdPlusPlus {
-    /// The in-context loss on `measure`; the initial loss is d.
+    /// The in-context loss on `measure`; the initial loss is d. Missing b are zero.
     pub fn loss(&self, measure: &SpectralMeasure) -> f64 {
-        let parameters = [self.a.clone(), self.b.clone()].concat();
+        let b = (1..self.a.len()).map(|l| self.b.get(l - 1).copied().unwrap_or(0.0));
+        let parameters: Vec<f64> = self.a.iter().copied().chain(b).collect();
         value_and_gradient(&parameters, self.a.len(), measure).0
     }
 

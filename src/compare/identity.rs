@@ -2,7 +2,8 @@
 
 use crate::linalg::Matrix;
 
-/// Dist(M, I) = min_α ‖M − αI‖_F / ‖M‖_F, in [0, 1]; the best α is tr M / d (`pgd` section 4.3). NaN for M = 0.
+/// Dist(M, I) = min_α ‖M − αI‖_F / ‖M‖_F, in [0, 1]; the best α is tr M / d (`pgd` section 4.3). NaN for M = 0, and for a
+/// matrix that is not square.
 ///
 /// ```
 /// use incontext::compare::distance_to_identity;
@@ -11,6 +12,9 @@ use crate::linalg::Matrix;
 /// assert!((distance_to_identity(&m) - 0.7844).abs() < 1e-4);
 /// ```
 pub fn distance_to_identity(m: &Matrix) -> f64 {
+    if m.rows() != m.cols() {
+        return f64::NAN;
+    }
     let alpha = m.trace() / m.rows() as f64;
     m.plus(-alpha, &Matrix::identity(m.rows())).norm() / m.norm()
 }

@@ -48,7 +48,8 @@ impl Batches {
     /// # Errors
     /// As [`LinearRegression::sample`].
     pub fn new(task: &LinearRegression, size: usize, seed: u64) -> Result<Self> {
-        Ok(Batches { test: task.sample(size, 99 + 1000 * seed)?, validation: task.sample(size, 999 + 1000 * seed)? })
+        let sample = |own: u64| task.sample(size, seed.wrapping_mul(1000).wrapping_add(own));
+        Ok(Batches { test: sample(99)?, validation: sample(999)? })
     }
 
     /// The test loss of `algorithm` after `steps` steps.
