@@ -22,8 +22,9 @@ pub mod template;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, getppid, kill_process_group};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::house::House;
@@ -104,6 +105,16 @@ fn watch(mut command: Command, folder: &Folder) -> Outcome<u8> {
     let mut evcxr = command.process_group(0).stdin(Stdio::null()).spawn().doing(|| "start evcxr_jupyter".into())?;
     let group = Pid::from_child(&evcxr);
     guard.tell(group)?;
+    // Jupyter says so when it starts a kernel that should end with it; evcxr itself would run on for ever.
+    if std::env::var_os("JPY_PARENT_PID").is_some() {
+        let parent = getppid();
+        std::thread::spawn(move || {
+            while getppid() == parent {
+                std::thread::sleep(Duration::from_secs(2));
+            }
+            let _ = kill_process_group(group, Signal::KILL);
+        });
+    }
     std::thread::spawn(move || {
         for signal in signals.forever() {
             // Jupyter interrupts this kernel by message, as the kernelspec says, and evcxr then ends the cell alone.
