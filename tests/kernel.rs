@@ -125,8 +125,15 @@ fn cells_compute_at_full_speed() {
 fn a_path_with_a_space_and_other_letters_works() {
     jupyter();
     let scratch = Scratch::new("copy");
-    let mut doctor = scratch.house();
-    for part in ["venv", "evcxr", "rust-src"] {
+    let prefix = jupyter().prefix();
+    // The environment stands for an active conda environment with JupyterLab, in which the lab writes nothing.
+    let house = || {
+        let mut house = scratch.house();
+        house.env("CONDA_PREFIX", &prefix);
+        house
+    };
+    house();
+    for part in ["evcxr", "rust-src"] {
         let from = root().join(".lab").join(part);
         if from.exists() {
             std::os::unix::fs::symlink(from, scratch.path().join(".lab").join(part)).unwrap();
@@ -135,7 +142,7 @@ fn a_path_with_a_space_and_other_letters_works() {
     for folder in ["template", ".cargo"] {
         copy_with_times(&root().join(".lab").join(folder), &scratch.path().join(".lab").join(folder));
     }
-    let place = support::of_environment(&mut scratch.house());
+    let place = support::of_environment(&mut house());
     let cells =
         [FIRST, "let squares = (0..4).map(|i| f64::from(i * i)).collect::<Vec<_>>();", "println!(\"{squares:?}\");"];
     let steps: Vec<Value> = cells.iter().map(|cell| json!({ "run": cell })).collect();
@@ -144,7 +151,7 @@ fn a_path_with_a_space_and_other_letters_works() {
         ok(result);
     }
     assert_eq!(results[0][2]["out"], "[0.0, 1.0, 4.0, 9.0]\n");
-    let output = doctor.arg("doctor").output().unwrap();
+    let output = house().arg("doctor").output().unwrap();
     assert!(output.status.success(), "{}", support::words(&output));
     assert!(support::words(&output).contains("żółw"));
 }

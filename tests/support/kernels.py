@@ -105,19 +105,25 @@ def descendants(pid):
 def main():
     order = json.load(sys.stdin)
     results = [None] * len(order["kernels"])
+    failures = []
 
     def play(i, kernel):
-        player = Kernel(kernel["name"], order["cwd"])
         try:
-            results[i] = [player.step(step) for step in kernel["steps"]]
-        finally:
-            player.end()
+            player = Kernel(kernel["name"], order["cwd"])
+            try:
+                results[i] = [player.step(step) for step in kernel["steps"]]
+            finally:
+                player.end()
+        except Exception as failure:
+            failures.append(failure)
 
     threads = [threading.Thread(target=play, args=pair) for pair in enumerate(order["kernels"])]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if failures:
+        raise failures[0]
     print("ANSWER " + json.dumps(results), flush=True)
 
 

@@ -55,6 +55,11 @@ pub struct Jupyter {
 }
 
 impl Jupyter {
+    /// Where this Python is installed.
+    pub fn prefix(&self) -> PathBuf {
+        self.python.parent().and_then(Path::parent).unwrap().to_path_buf()
+    }
+
     /// A command that runs this Python where Jupyter finds the kernels and keeps its files to `.lab`.
     pub fn python(&self) -> Command {
         let mut command = Command::new(&self.python);

@@ -1,5 +1,9 @@
 //! A kernel's own folder: a copy of the template that costs hardly any time or space, since what cargo compiled is
 //! hard-linked. Two kernels share no file that either of them writes.
+//!
+//! evcxr tells the process that runs cells which library to load in words separated by spaces, so it cannot work in a
+//! folder whose path has one. Where the repository's path does, the kernel's folder gets a second name without spaces,
+//! a symbolic link in the system's temporary folder, and evcxr sees nothing else.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -28,6 +32,10 @@ impl Folder {
         let lock = File::create(path.join(LOCK)).doing(|| format!("write in {}", house.short(&path)))?;
         lock.lock().doing(|| format!("lock {}", house.short(&path)))?;
         let folder = Folder { path, _lock: lock };
+        if needs_alias(&folder.path) {
+            let alias = alias(&folder.path);
+            std::os::unix::fs::symlink(&folder.path, &alias).doing(|| format!("link {}", alias.display()))?;
+        }
         let from = template.crate_folder();
         if from.join("target").is_dir() {
             let _unchanging = Template::lock(house)?;
@@ -47,9 +55,9 @@ impl Folder {
         self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
-    /// Where evcxr writes the crates that it makes of cells.
+    /// Where evcxr writes the crates that it makes of cells, by a name without spaces.
     pub fn crate_folder(&self) -> PathBuf {
-        self.path.join("crate")
+        if needs_alias(&self.path) { alias(&self.path).join("crate") } else { self.path.join("crate") }
     }
 
     fn target(&self) -> PathBuf {
@@ -73,8 +81,23 @@ impl Drop for Folder {
     }
 }
 
-/// Removes a kernel's folder. A process that is just ending may still write there, so this tries more than once.
+fn needs_alias(path: &Path) -> bool {
+    path.to_string_lossy().contains(char::is_whitespace)
+}
+
+/// The second name of a kernel's folder.
+fn alias(path: &Path) -> PathBuf {
+    let temporary = std::env::temp_dir();
+    let temporary = if needs_alias(&temporary) { PathBuf::from("/tmp") } else { temporary };
+    temporary.join(format!("incontext-{}", path.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+/// Removes a kernel's folder, and its second name. A process that is just ending may still write there, so this tries more than once.
 pub fn remove(path: &Path) {
+    let alias = alias(path);
+    if std::fs::read_link(&alias).is_ok_and(|target| target == path) {
+        let _ = std::fs::remove_file(&alias);
+    }
     for _ in 0..20 {
         match std::fs::remove_dir_all(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -9,6 +9,7 @@
 //!   meets ([`KEPT`]), and only its `src`: the rest would be read and resolved for nothing.
 //! * `cargo check`, which evcxr runs to explain a cell whose types it cannot find, becomes `cargo build`: it says the
 //!   same about the cell, and need not check every dependency first, which takes minutes.
+//! * Where the kernel's folder has a second name (see [`super::folder`]), evcxr is told of what cargo built by that name.
 //! * evcxr compiles a cell before the first `:dep`, upon which cargo empties the lock file. The template's is put back
 //!   before the helper crate is resolved, so that it is what was compiled, to the version.
 
@@ -139,6 +140,9 @@ fn cargo(arguments: &[OsString]) -> Outcome<u8> {
         let checks = |word: &OsString| word == "check";
         let built = arguments.iter().map(|word| if checks(word) { "build".into() } else { word.clone() });
         let arguments: Vec<OsString> = built.collect();
+        if let Some(note) = std::env::var_os(NOTE) {
+            return build(&arguments, Path::new(&note));
+        }
         return Err(Trouble::new(format!("could not run cargo: {}", real(&arguments).exec())));
     };
     let house = House::find()?;
@@ -164,6 +168,26 @@ fn cargo(arguments: &[OsString]) -> Outcome<u8> {
         house::write(&record, answer.to_string())?;
     }
     Ok(0)
+}
+
+/// The variable by which evcxr tells where it wants to read the path of a cell's library; without such a note it takes
+/// the path from cargo's messages.
+const NOTE: &str = "EVCXR_EXECUTION_SO_PATH";
+
+/// Builds a cell's crate and notes its library by the name that evcxr has for the folder: cargo, which asks the system
+/// where it is, knows the other one.
+fn build(arguments: &[OsString], note: &Path) -> Outcome<u8> {
+    let status = real(arguments).status().doing(|| "run cargo".into())?;
+    let host = arguments.iter().skip_while(|word| *word != "--target").nth(1);
+    let name = format!("{}ctx{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    if let (true, Some(host), Some(folder)) = (status.success(), host, note.parent()) {
+        let library = folder.join("target").join(host).join("debug").join(name);
+        if library.is_file() {
+            std::fs::write(note, library.as_os_str().as_encoded_bytes())
+                .doing(|| format!("write {}", note.display()))?;
+        }
+    }
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
 /// What a record has in the place of the kernel's own folder.
