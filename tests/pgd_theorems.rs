@@ -3,6 +3,7 @@
 //!
 //! Expectations over Gaussians are exact sums where the integrand is a polynomial: Gauss-Hermite points have the
 //! Gaussian's moments up to an order, and signs have them up to order three.
+#![allow(clippy::needless_range_loop, clippy::type_complexity, reason = "indices are those of the formulas")]
 
 use std::sync::Arc;
 
