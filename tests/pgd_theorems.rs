@@ -886,7 +886,7 @@ fn wishart_moments_are_those_of_the_formulas_and_of_both_samplers() {
         let drawn = (0..prompts.len()).map(|k| gram_of(&prompts, k)).collect::<Vec<_>>();
         let bartlett = grams.chunks(d * d).map(|g| Matrix::from_vec(d, d, g.to_vec()).unwrap()).collect();
         for (name, sample) in [("Bartlett", bartlett), ("prompts", drawn)] {
-            let mut traces = vec![Vec::with_capacity(sample.len()); 4];
+            let mut traces = vec![Vec::new(); 4];
             for gram in &sample {
                 let mut power = gram.clone();
                 for trace in &mut traces {
