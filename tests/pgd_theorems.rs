@@ -625,6 +625,9 @@ fn theorem_5_relu_attention_has_its_stated_optimum() {
             let expected = df - c * df + c * c * df * ((df + 2.0) / (2.0 * nf) + (nf - 1.0) / (4.0 * nf));
             within(&at(c), expected, 4.0, "f(c)");
         }
+        // It is least at the stated step: as large on both sides of it, on the same prompts.
+        let sides: Vec<f64> = at(1.1 * best).iter().zip(at(0.9 * best)).map(|(a, b)| a - b).collect();
+        within(&sides, 0.0, 4.0, "f beyond the optimum and before it");
         // Any other A has a greater loss: differences on the same prompts.
         for seed in 0..4 {
             let other = Matrix::identity(d).scaled(-best).plus(0.7, &random_matrix(seed + 40, d, 1.0));
