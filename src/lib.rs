@@ -58,6 +58,13 @@ pub mod train;
 
 pub use error::{Error, Result};
 
+// A notebook that depends on this crate alone names their types through it, and so does evcxr, which writes out the
+// type of every variable that it keeps.
+pub use dfdx;
+pub use plotly;
+pub use rand;
+pub use serde_json;
+
 /// What a notebook imports: `use incontext::prelude::*;`.
 ///
 /// [`Result`] is not in it: a cell that writes `Result<T, E>` means the standard one, and `?` in a cell needs no name.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dfdx::prelude::*;
 use incontext::algorithms::{GradientDescent, LeastSquares, losses};
 use incontext::experiments::Settings;
-use incontext::experiments::pgd::recipes::{Protocol, Run, preconditioner, train, transform, transform_prompts};
+use incontext::experiments::pgd::recipes::{Protocol, Run, exact, preconditioner, train, transform};
 use incontext::models::{GeneralLinearTransformer, LinearTransformer, Parametrisation};
 use incontext::ops::linear_attention::{Attend, Mask, linear_attention};
 use incontext::ops::linear_transformer::{Fused, gradient_mut};
@@ -171,7 +171,7 @@ fn history_bits(history: &History) -> HistoryBits {
 
 #[test]
 fn training_gives_the_same_bits_for_any_number_of_threads() {
-    for protocol in [preconditioner(), transform(), transform_prompts()] {
+    for protocol in [preconditioner(), transform(), exact()] {
         let run = small(protocol);
         same_for_all_threads("training", || history_bits(&train(&run, "test", None, &Settings::default()).unwrap()));
     }

@@ -121,7 +121,10 @@ def main():
             o = order["losses"]
             d = o["shape"][2] - 1
             z, y = torch.tensor(o["z"]).reshape(o["shape"]), torch.tensor(o["y"])
-            given = Training(torch.tensor(o["params"]).reshape(o["layers"], 2, d, d), z, y)
+            params = torch.tensor(o["params"]).reshape(o["layers"], 2, d, d)
+            # With tokens as rows, the authors' A is the transpose of the paper's.
+            params[:, 1] = params[:, 1].transpose(-2, -1).clone()
+            given = Training(params, z, y)
             answer = {"losses": [given.step() for _ in range(o["steps"])]}
         else:
             answer = {"torch": torch.__version__, "threads": torch.get_num_threads(), "peak_mb": peak_mb()}

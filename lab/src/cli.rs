@@ -36,6 +36,8 @@ enum Task {
     Train(commands::train::Options),
     /// Write one figure in other formats
     Export(commands::export::Options),
+    /// Run notebooks from top to bottom and keep their outputs
+    Execute(commands::execute::Options),
     /// Measure speed
     Bench(BenchOptions),
     /// Print, as JSON, the Python that has JupyterLab and the environment to run it in; sets up first
@@ -74,6 +76,7 @@ pub fn run(arguments: Arguments) -> Outcome<u8> {
         Some(Task::Reproduce(options)) => commands::reproduce::run(&house, &options),
         Some(Task::Train(options)) => commands::train::run(&house, &options),
         Some(Task::Export(options)) => commands::export::run(&house, &options),
+        Some(Task::Execute(options)) => commands::execute::run(&house, &options),
         Some(Task::Bench(options)) => bench::run(&house, &options.bench),
         Some(Task::Environment) => jupyter::print_environment(&house),
         Some(Task::Kernel { connection }) => kernel::run(&house, &connection),

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::numbers::{self, Number};
+use crate::compare::Interval;
+use crate::linalg::Matrix;
 
 /// A colour, as red, green and blue.
 ///
@@ -201,6 +203,26 @@ impl Line {
             width: 1.8,
             legend: true,
         }
+    }
+
+    /// The mean over seeds, with a band of one standard deviation to either side: `seeds` has a curve `[points]` of each.
+    ///
+    /// ```
+    /// use incontext::figure::Line;
+    /// let line = Line::mean("loss", [1, 2], &[vec![1.0, 0.2], vec![3.0, 0.4]]);
+    /// assert_eq!(line.y, [2.0, 0.30000000000000004]);
+    /// ```
+    pub fn mean<A: Number, C: AsRef<[f64]>>(
+        name: impl Into<String>,
+        x: impl IntoIterator<Item = A>,
+        seeds: &[C],
+    ) -> Self {
+        // Curves of different lengths end with the shortest; against x, that is an error when the figure is drawn.
+        let points = seeds.iter().map(|c| c.as_ref().len()).min().unwrap_or(0);
+        let at = |k: usize| Interval::of(&seeds.iter().map(|c| c.as_ref()[k]).collect::<Vec<_>>());
+        let over: Vec<Interval> = (0..points).map(at).collect();
+        Line::new(name, x, over.iter().map(|i| i.mean))
+            .band(over.iter().map(|i| i.mean - i.std), over.iter().map(|i| i.mean + i.std))
     }
 
     /// A shaded band between `lo` and `hi` (the edges themselves, not distances from the line).
@@ -431,6 +453,19 @@ impl Heatmap {
             diverging: false,
             range: None,
         }
+    }
+
+    /// A learnt matrix as the papers show it: its entries written out with two decimals, on diverging colours whose ends
+    /// are its largest entry and minus that.
+    ///
+    /// ```
+    /// use incontext::{figure::Heatmap, linalg::Matrix};
+    /// let map = Heatmap::matrix(&Matrix::identity(3));
+    /// assert_eq!((map.rows, map.range), (3, Some((-1.0, 1.0))));
+    /// ```
+    pub fn matrix(matrix: &Matrix) -> Self {
+        let largest = matrix.as_slice().iter().fold(1e-12_f64, |m, v| m.max(v.abs()));
+        Heatmap::new(matrix.rows(), matrix.cols(), matrix.as_slice()).annotate(2).diverging().range(-largest, largest)
     }
 
     /// Names for the rows and the columns.

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::distances::{frames, matrix_panel, mean_diagonal};
+use super::distances::mean_diagonal;
 use super::recipes;
 use crate::algorithms::KernelPolynomial;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Claims, Figure};
+use crate::figure::{Claims, Figure, Heatmap, Panel};
 use crate::models::LinearTransformer;
 use crate::{Error, Result};
 
@@ -20,10 +20,13 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let covariance = first.task.covariance();
     let panels = |m: &LinearTransformer| {
         (0..3)
-            .map(|l| Ok(matrix_panel(format!("Σ^{{1/2}} A_{{{l}}} Σ^{{1/2}}"), &m.whitened_a(l, covariance)?)))
+            .map(|l| {
+                Ok(Panel::new(format!("Σ^{{1/2}} A_{{{l}}} Σ^{{1/2}}"))
+                    .heatmap(Heatmap::matrix(&m.whitened_a(l, covariance)?)))
+            })
             .collect()
     };
-    let frames = frames(first, 24, panels)?;
+    let frames = first.frames(24, panels)?;
     let optimum = KernelPolynomial::new(5, 20, 3)?;
     let last = frames.len().saturating_sub(1);
     let figure = Figure::new("pgd.fig2", "The learnt preconditioners are multiples of Σ⁻¹")

@@ -3,10 +3,9 @@
 use serde_json::json;
 
 use super::basins::{coefficients, minima, nearest};
-use super::distances::{frames, matrix_panel};
 use super::recipes;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Claims, Figure};
+use crate::figure::{Claims, Figure, Heatmap, Panel};
 use crate::models::LinearTransformer;
 use crate::{Error, Result};
 
@@ -17,8 +16,10 @@ use crate::{Error, Result};
 pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("pgd-transform", |_| true, settings)?;
     let first = runs.first().ok_or_else(|| Error::invalid("runs", 0, "at least 1"))?;
-    let panels = |m: &LinearTransformer| (0..2).map(|l| Ok(matrix_panel(format!("B_{{{l}}}"), &m.b(l)?))).collect();
-    let frames = frames(first, 24, panels)?;
+    let panels = |m: &LinearTransformer| {
+        (0..2).map(|l| Ok(Panel::new(format!("B_{{{l}}}")).heatmap(Heatmap::matrix(&m.b(l)?)))).collect()
+    };
+    let frames = first.frames(24, panels)?;
     let last = frames.len().saturating_sub(1);
     let figure = Figure::new("pgd.fig4", "The learnt transformations of the covariates are multiples of I")
         .caption("Seed 0, over the training step. The last layer's B has no effect on the prediction.")

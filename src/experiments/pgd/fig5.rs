@@ -3,10 +3,9 @@
 use serde_json::json;
 
 use super::basins::{coefficients, minima, nearest};
-use super::distances::{frames, matrix_panel};
 use super::recipes;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Claims, Figure};
+use crate::figure::{Claims, Figure, Heatmap, Panel};
 use crate::models::LinearTransformer;
 use crate::{Error, Result};
 
@@ -20,10 +19,13 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let covariance = first.task.covariance();
     let panels = |m: &LinearTransformer| {
         (0..3)
-            .map(|l| Ok(matrix_panel(format!("Σ^{{1/2}} A_{{{l}}} Σ^{{1/2}}"), &m.whitened_a(l, covariance)?)))
+            .map(|l| {
+                Ok(Panel::new(format!("Σ^{{1/2}} A_{{{l}}} Σ^{{1/2}}"))
+                    .heatmap(Heatmap::matrix(&m.whitened_a(l, covariance)?)))
+            })
             .collect()
     };
-    let frames = frames(first, 24, panels)?;
+    let frames = first.frames(24, panels)?;
     let last = frames.len().saturating_sub(1);
     let figure = Figure::new("pgd.fig5", "The preconditioners of GD++ grow with the layer")
         .caption("Seed 0, over the training step. Each layer shrinks the covariates, so the next takes larger steps.")

@@ -18,7 +18,8 @@ use crate::{Error, Result};
 /// # Errors
 /// As [`recipes::load`].
 pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
-    let runs = recipes::load("pgd-depth", |_| true, settings)?;
+    let mut runs = recipes::load("pgd-depth", |_| true, settings)?;
+    runs.extend(recipes::load("pgd-transform", |_| true, settings)?);
     let size = if settings.quick { 2000 } else { 20_000 };
     let engine = exact_engine(5, 20, if settings.quick { 50_000 } else { 400_000 }, settings.seed)?;
     let layers = [1, 2, 3, 4];
@@ -87,7 +88,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
             -1.0,
         );
     let config = json!({
-        "checkpoint": "pgd-depth", "prompts": size, "network": networks.iter().map(|i| i.to_string()).collect::<Vec<_>>(),
+        "checkpoints": ["pgd-depth", "pgd-transform"], "prompts": size, "network": networks.iter().map(|i| i.to_string()).collect::<Vec<_>>(),
         "optimum": optima, "gd": gd, "pgd": pgd, "pgd_stepwise": stepwise, "gd_code": curves[1].1, "pgd_code": curves[1].2,
     });
     Ok(Reproduction { figure, claims, config })

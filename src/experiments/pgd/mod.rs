@@ -35,6 +35,6 @@ pub fn experiments() -> Vec<Experiment> {
         figure("pgd.fig4", "GD++: the learnt B", &["pgd-transform"], fig4::run),
         figure("pgd.fig5", "GD++: the learnt A", &["pgd-transform"], fig5::run),
         figure("pgd.fig6", "Loss against the number of examples", &["pgd-context"], fig6::run),
-        figure("pgd.fig7", "Loss against the number of layers", &["pgd-depth"], fig7::run),
+        figure("pgd.fig7", "Loss against the number of layers", &["pgd-depth", "pgd-transform"], fig7::run),
     ]
 }
