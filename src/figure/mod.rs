@@ -71,6 +71,18 @@ impl Frame {
     }
 }
 
+/// A copy, so that a notebook's figure can be made of variables that the notebook keeps.
+macro_rules! from_reference {
+    ($($kind:ty),*) => {$(
+        impl From<&$kind> for $kind {
+            fn from(value: &$kind) -> Self {
+                value.clone()
+            }
+        }
+    )*};
+}
+from_reference!(Frame, Panel, Claims);
+
 /// How a reader goes from frame to frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -145,24 +157,25 @@ impl Figure {
         self
     }
 
-    /// Adds several panels.
+    /// Adds several panels. In a notebook give variables by reference (`&panels`), here and to [`Figure::slider`] and
+    /// [`Figure::with_claims`]: a cell that ends with a figure made of what it moves shows text instead of the figure.
     #[must_use]
-    pub fn panels(mut self, panels: impl IntoIterator<Item = Panel>) -> Self {
-        self.panels.extend(panels);
+    pub fn panels(mut self, panels: impl IntoIterator<Item: Into<Panel>>) -> Self {
+        self.panels.extend(panels.into_iter().map(Into::into));
         self
     }
 
     /// A slider over the frames, whose panels follow the figure's own. A figure has one slider or one row of buttons:
     /// the last given counts.
     #[must_use]
-    pub fn slider(self, name: impl Into<String>, frames: impl IntoIterator<Item = Frame>) -> Self {
-        self.control(ControlKind::Slider, name.into(), frames.into_iter().collect())
+    pub fn slider(self, name: impl Into<String>, frames: impl IntoIterator<Item: Into<Frame>>) -> Self {
+        self.control(ControlKind::Slider, name.into(), frames.into_iter().map(Into::into).collect())
     }
 
     /// A button for each frame; otherwise as [`Figure::slider`].
     #[must_use]
-    pub fn buttons(self, name: impl Into<String>, frames: impl IntoIterator<Item = Frame>) -> Self {
-        self.control(ControlKind::Buttons, name.into(), frames.into_iter().collect())
+    pub fn buttons(self, name: impl Into<String>, frames: impl IntoIterator<Item: Into<Frame>>) -> Self {
+        self.control(ControlKind::Buttons, name.into(), frames.into_iter().map(Into::into).collect())
     }
 
     fn control(mut self, kind: ControlKind, name: String, frames: Vec<Frame>) -> Self {
@@ -182,8 +195,8 @@ impl Figure {
 
     /// Adds the claims the figure is evidence for; they are shown under it.
     #[must_use]
-    pub fn with_claims(mut self, claims: Claims) -> Self {
-        self.claims.extend(claims);
+    pub fn with_claims(mut self, claims: impl Into<Claims>) -> Self {
+        self.claims.extend(claims.into());
         self
     }
 

@@ -436,7 +436,7 @@ pub struct Heatmap {
     pub decimals: Option<usize>,
     /// Blue below 0, white at 0, red above, the same distance being equally dark; otherwise pale to dark blue.
     pub diverging: bool,
-    /// The values of the two ends of the colours; from the data if `None`.
+    /// The values of the two ends of the colours; from the data of all frames if `None`.
     pub range: Option<(f64, f64)>,
 }
 
@@ -455,17 +455,15 @@ impl Heatmap {
         }
     }
 
-    /// A learnt matrix as the papers show it: its entries written out with two decimals, on diverging colours whose ends
-    /// are its largest entry and minus that.
+    /// A learnt matrix as the papers show it: its entries written out with two decimals, on diverging colours.
     ///
     /// ```
     /// use incontext::{figure::Heatmap, linalg::Matrix};
     /// let map = Heatmap::matrix(&Matrix::identity(3));
-    /// assert_eq!((map.rows, map.range), (3, Some((-1.0, 1.0))));
+    /// assert_eq!((map.rows, map.columns, map.z[4]), (3, 3, 1.0));
     /// ```
     pub fn matrix(matrix: &Matrix) -> Self {
-        let largest = matrix.as_slice().iter().fold(1e-12_f64, |m, v| m.max(v.abs()));
-        Heatmap::new(matrix.rows(), matrix.cols(), matrix.as_slice()).annotate(2).diverging().range(-largest, largest)
+        Heatmap::new(matrix.rows(), matrix.cols(), matrix.as_slice()).annotate(2).diverging()
     }
 
     /// Names for the rows and the columns.

@@ -344,8 +344,9 @@ pub(super) fn heatmap(panel: &Panel) -> Option<&Heatmap> {
 fn color_ends(states: &[&Panel]) -> Option<(f64, f64)> {
     let maps = || states.iter().filter_map(|p| heatmap(p));
     let first = maps().next()?;
-    if let Some(range) = maps().find_map(|m| m.range) {
-        return Some(range);
+    let given = maps().filter_map(|m| m.range);
+    if let Some(ends) = given.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) {
+        return Some(ends);
     }
     let values = || maps().flat_map(|m| &m.z).copied().filter(|v| v.is_finite());
     let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));

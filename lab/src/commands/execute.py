@@ -10,6 +10,7 @@ which a training reports its speed.
 
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -87,8 +88,15 @@ def main():
     specification = dict(notebook.metadata)
     try:
         client.execute()
+        # evcxr reports a cell that panicked as one that printed something.
+        for cell in notebook.cells:
+            for output in cell.get("outputs", []):
+                if output.output_type == "stream" and " panicked at " in output.text:
+                    raise CellExecutionError(output.text, "panic", output.text)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        say({"error": str(error), "cell": len(seconds) + 1})
+        outputs = [output for i in code for output in notebook.cells[i].outputs]
+        told = ["\n".join(output.traceback) for output in outputs if output.output_type == "error"]
+        say({"error": re.sub(r"\x1b\[[\d;]*m", "", "\n".join([str(error), *told])), "cell": len(seconds) + 1})
         return
     notebook.metadata.clear()
     notebook.metadata.update(specification)

@@ -1,6 +1,6 @@
 //! `cargo lab execute`: runs notebooks from top to bottom, each on a fresh kernel, and keeps their outputs.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -102,11 +102,20 @@ fn execute(house: &House, ready: &setup::Ready, path: &Path, options: &Options, 
         .envs(jupyter::environment(house)?)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .doing(|| format!("run {}", ready.python.program.display()))?;
     if let Some(mut pipe) = runner.stdin.take() {
         pipe.write_all(order.to_string().as_bytes()).doing(|| "speak to the runner".into())?;
     }
+    // A kernel that is shut down complains of its lost connections: its words matter only if something failed.
+    let errors = runner.stderr.take().map(|mut pipe| {
+        std::thread::spawn(move || {
+            let mut words = Vec::new();
+            let _ = pipe.read_to_end(&mut words);
+            String::from_utf8_lossy(&words).into_owned()
+        })
+    });
     let mut last = None;
     if let Some(pipe) = runner.stdout.take() {
         for line in BufReader::new(pipe).lines() {
@@ -121,7 +130,10 @@ fn execute(house: &House, ready: &setup::Ready, path: &Path, options: &Options, 
     let status = runner.wait().doing(|| "wait for the runner".into())?;
     match last {
         Some(event) if status.success() => Ok(event),
-        _ => Err(Trouble::new(format!("{} could not be run: the runner's words are above", path.display()))
-            .mend("cargo lab doctor")),
+        _ => {
+            let words = errors.and_then(|thread| thread.join().ok()).unwrap_or_default();
+            Err(Trouble::new(format!("{} could not be run:\n{}", path.display(), words.trim()))
+                .mend("cargo lab doctor"))
+        }
     }
 }
