@@ -192,8 +192,8 @@ fn what_cannot_be_drawn_is_an_error_that_says_what_and_where() {
         (one(Panel::new("p").heatmap(Heatmap::new(1, 1, [1.0]).range(1.0, 0.0))), "range of the heatmap"),
         (one(Panel::new("p").heatmap(Heatmap::new(1, 1, [1.0])).line(Line::new("s", [1], [1]))), "a heat map alone"),
         (Figure { columns: Some(0), ..full() }, "columns of the figure"),
-        (Figure::new("f", "").slider("s", []), "panels of figure 'f'"),
-        (full().slider("s", []), "frames of 's': got shape [0]"),
+        (Figure::new("f", "").slider("s", Vec::<Frame>::new()), "panels of figure 'f'"),
+        (full().slider("s", Vec::<Frame>::new()), "frames of 's': got shape [0]"),
         (sliding().active(9), "active frame of 'step': got 9, expected a frame from 0 to 2"),
         (
             Figure::new("f", "").slider("s", [Frame::new(1, [line(&[1.0], &[1.0])]), Frame::new(2, [])]),

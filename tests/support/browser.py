@@ -52,6 +52,10 @@ class Page:
             time.sleep(0.2)
         raise TimeoutError(f"waited in vain for {what}; the page says: {self.js('document.body.innerText')[:2000]}")
 
+    def middle(self, element):
+        box = self.js(f"(() => {{ const b = ({element}).getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }})()")
+        return {"x": box[0], "y": box[1]}
+
     def mouse(self, kind, x, y):
         pressed = {"button": "left", "clickCount": 1, "buttons": 1 if kind != "mouseReleased" else 0}
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **pressed)
@@ -113,29 +117,32 @@ def run(page, order):
     page.call("Page.navigate", url=urllib.parse.urlunsplit(address._replace(path=path)))
     run_button = f"{NOTEBOOK}?.querySelector('[data-command=\"notebook:run-cell-and-select-next\"]')"
     page.until(f"!!({run_button})", "the notebook's toolbar")
-    page.until(f"/Idle|idle/.test({NOTEBOOK}.innerHTML) || !!document.querySelector('[data-status=idle]')", "the kernel")
-    page.js(f"{NOTEBOOK}.querySelector('.jp-Cell').click()")
-    for _ in range(order["cells"]):
-        page.js(f"{run_button}.click()")
-    # The last code cell has its number when everything before it has run.
-    prompts = f"[...{NOTEBOOK}.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')].map(p => p.innerText)"
-    page.until(f"(() => {{ const p = {prompts}; return p.length && p.every(t => /\\d/.test(t)); }})()", "the cells")
+    # Asked of the server: before there is a kernel, the page calls it idle.
+    page.until(
+        "fetch('/api/kernels').then(r => r.json())"
+        ".then(all => all.some(kernel => kernel.connections > 0 && kernel.execution_state === 'idle'))",
+        "the kernel",
+    )
+    page.click(**page.middle(f"{NOTEBOOK}.querySelector('.jp-Cell')"))
+    for cell in range(order["cells"]):
+        page.until(f"{NOTEBOOK}.querySelector('.jp-Cell.jp-mod-active')?.dataset.windowedListIndex == {cell}", f"cell {cell}")
+        page.click(**page.middle(run_button))
+    # Cells run in their order: the last one has its number when all have run.
+    prompts = f"[...{NOTEBOOK}.querySelectorAll('.jp-CodeCell .jp-InputArea-prompt')]"
+    page.until(f"/\\d/.test({prompts}.at(-1)?.textContent)", "the cells")
     # Only what is near the window is in the page: look through all of it.
     area = f"({NOTEBOOK}.querySelector('.jp-WindowedPanel-outer') ?? {NOTEBOOK}.querySelector('.jp-Notebook'))"
-    seen, errors, found = set(), [], False
+    seen, errors = set(), []
     height = page.js(f"{area}.scrollHeight")
     for top in range(0, int(height) + 1, 300):
         page.js(f"{area}.scrollTop = {top}")
         time.sleep(0.4)
         for title in page.js(
             "[...document.querySelectorAll('.js-plotly-plot')].filter(d => d.querySelector('.main-svg'))"
-            ".map(d => d._fullLayout.title?.text ?? '')"
+            ".map(d => d._fullLayout.annotations.map(a => a.text).join('|'))"
         ):
             seen.add(title)
         errors += page.js(f"[...{NOTEBOOK}.querySelectorAll('[data-mime-type*=\"stderr\"]')].map(e => e.innerText)")
-        if not found and page.js(f"!!({FIGURE})"):
-            found = True
-    figures = len(seen)
     # Back to the figure with the slider.
     for top in range(int(height), -1, -300):
         page.js(f"{area}.scrollTop = {top}")
@@ -162,7 +169,7 @@ def run(page, order):
     outside = [url for url in page.requests if not url.startswith((own, "data:", "blob:", "about:", "ws://127.0.0.1"))]
     return {
         "errors": sorted(set(errors)),
-        "figures": figures,
+        "figures": len(seen),
         "plot": plot,
         "before": before,
         "after": after,

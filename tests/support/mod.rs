@@ -141,7 +141,9 @@ impl Scratch {
         std::fs::create_dir_all(self.0.join("notebooks")).unwrap();
         let program = self.0.join(".lab/bin").join(lab().file_name().unwrap());
         std::fs::create_dir_all(program.parent().unwrap()).unwrap();
-        std::fs::copy(lab(), &program).unwrap();
+        // By another process: one that this process has open for writing could not be started while any other thread
+        // is starting something.
+        assert!(Command::new("cp").arg(lab()).arg(&program).status().unwrap().success());
         let mut command = Command::new(program);
         command.env_remove("CARGO_MANIFEST_DIR").env_remove("CONDA_PREFIX").stdin(Stdio::null());
         command

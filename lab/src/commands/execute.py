@@ -79,6 +79,8 @@ def main():
         notebook,
         kernel_name=order["kernel"] or notebook.metadata.kernelspec.name,
         timeout=order["cell_seconds"],
+        # A kernel whose crate has changed compiles it first.
+        startup_timeout=order["cell_seconds"],
         record_timing=False,
         on_cell_start=lambda cell, cell_index: begin(cell, cell_index) if cell_index in code else None,
         on_cell_executed=end,

@@ -174,7 +174,7 @@ pub fn context(n: usize) -> Protocol {
 /// Figure 7: L layers, as [`transform`] in fewer steps; its networks of three layers are those of Figure 3. The authors'
 /// own rate for this figure, 0.01, has not converged after their 20,000 steps.
 pub fn depth(layers: usize) -> Protocol {
-    let steps = if layers < 4 { 20_000 } else { 40_000 };
+    let steps = 5000 * layers as u64;
     Protocol {
         layers,
         schedule: Schedule::Step { every: steps / 25, factor: 0.5 },
