@@ -46,7 +46,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let size = if settings.quick { 2000 } else { 20_000 };
     let samples = if settings.quick { 20_000 } else { 200_000 };
     let lengths: Vec<usize> = (1..=10).map(|k| 2 * k).collect();
-    let (mut networks, mut optima) = (Vec::new(), Vec::new());
+    let (mut networks, mut exact, mut optima) = (Vec::new(), Vec::new(), Vec::new());
     let mut curves = [Examples::All, Examples::ButLast].map(|used| (used, Vec::new(), Vec::new(), Vec::new()));
     for &n in &lengths {
         let mine: Vec<_> = runs.iter().filter(|run| run.task.context() == n).collect();
@@ -55,7 +55,8 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
             .iter()
             .map(|run| exact_loss(&run.models[run.best()], run.task.covariance(), &engine))
             .collect::<Result<_>>()?;
-        networks.push(Interval::of(&losses));
+        exact.push(Interval::of(&losses));
+        networks.push(Interval::of(&mine.iter().map(|run| run.test[run.best()]).collect::<Vec<_>>()));
         optima.push(minima(3, n, true, settings.seed)?.0.first().map_or(f64::NAN, |m| m.1));
         // The law of the loss does not depend on Σ's rotation for PGD and OLS, and hardly for GD: one seed's will do.
         if let Some(run) = mine.first() {
@@ -76,6 +77,11 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
                 .color(BLUE)
                 .markers(),
         )
+        .line(
+            Line::new(format!("3-layer transformer, {samples} contexts"), &lengths, exact.iter().map(|i| i.mean))
+                .color(BLUE)
+                .dotted(),
+        )
         .line(Line::new("best minimum of GD++", &lengths, &optima).color(GREY).dotted());
     let colors =
         [("GD, 3 steps", Color(230, 120, 0)), ("PGD, 3 steps", Color(0, 135, 90)), ("OLS", Color(160, 50, 140))];
@@ -89,8 +95,9 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     }
     let figure = Figure::new("pgd.fig6", "Loss against the number of examples")
         .caption(format!(
-            "A network trained for each n, mean and one standard deviation over {} seeds, against three steps of \
-             gradient descent, of PGD with Σ⁻¹ (the best rate of the authors' grid), and OLS. Dashed: the authors' \
+            "A network trained for each n, on the authors' 20,000 test prompts, mean and one standard deviation over {} \
+             seeds; dotted, averaged over many more contexts, the rare ones among them on which it fails. Against \
+             three steps of gradient descent, of PGD with Σ⁻¹ (the best rate of the authors' grid), and OLS. Dashed: the authors' \
              baselines, which drop the last example. OLS is 0 where it leaves the axis.",
             networks.first().map_or(0, |i| i.count)
         ))
@@ -108,6 +115,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let tolerance = if settings.quick { 0.12 } else { 0.03 };
     let excess = |k: usize| networks[k].mean / optima[k] - 1.0;
     let below = (0..10).filter(|k| networks[*k].mean < pgd[*k]).count();
+    let everywhere = (0..10).filter(|k| exact[*k].mean < pgd[*k]).count();
     let claims = Claims::new()
         .at_most(
             "pgd.fig6.pgd",
@@ -146,10 +154,16 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
             (0..6).map(excess).fold(f64::MIN, f64::max),
             0.15,
         )
-        .at_least("pgd.fig6.below-pgd", "context lengths (of 10) where the network beats PGD", below as f64, 10.0);
+        .at_least("pgd.fig6.below-pgd", "context lengths (of 10) where the network beats PGD", below as f64, 10.0)
+        .at_least(
+            "pgd.fig6.below-pgd-exact",
+            "… and does so on average over many more contexts",
+            everywhere as f64,
+            10.0,
+        );
     let config = json!({
         "checkpoint": "pgd-context", "prompts": size, "wishart_samples": samples, "n": lengths,
-        "network": networks.iter().map(|i| i.to_string()).collect::<Vec<_>>(), "optimum": optima,
+        "network": networks.iter().map(|i| i.to_string()).collect::<Vec<_>>(), "network_exact": exact.iter().map(|i| i.to_string()).collect::<Vec<_>>(), "optimum": optima,
         "gd": gd, "pgd": pgd, "ols": ols, "gd_code": gd_less, "pgd_code": pgd_less, "ols_code": ols_less,
     });
     Ok(Reproduction { figure, claims, config })
