@@ -95,7 +95,9 @@ fn committed_notebooks_tell_nothing_of_the_machine() {
     for path in notebooks() {
         let whole = std::fs::read_to_string(&path).unwrap();
         let own = [Some(root().to_path_buf()), Some(std::env::temp_dir()), std::env::var_os("HOME").map(PathBuf::from)];
-        let own = own.into_iter().flatten().map(|folder| format!("{}/", folder.display()));
+        // A home that is the root itself is part of every address.
+        let own = own.into_iter().flatten().filter(|folder| folder.parent().is_some());
+        let own = own.map(|folder| format!("{}/", folder.display()));
         let known = ["/home/", "/Users/", " steps/s", "iopub.execute_input"].map(String::from);
         for trace in known.into_iter().chain(own) {
             assert!(!whole.contains(&trace), "{}: '{trace}'", path.display());
