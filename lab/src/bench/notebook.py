@@ -42,7 +42,7 @@ def main():
     finally:
         client.stop_channels()
         manager.shutdown_kernel()
-    json.dump({"start": ready, "cells": cells}, sys.stdout)
+    print("\n" + json.dumps({"start": ready, "cells": cells}), flush=True)
 
 
 main()

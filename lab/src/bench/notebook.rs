@@ -158,7 +158,10 @@ fn drive(house: &House, ready: &setup::Ready, kernel: &str) -> Outcome<Run> {
     if !output.status.success() {
         return Err(failed("the driver failed"));
     }
-    let run: Run = serde_json::from_slice(&output.stdout).map_err(|error| failed(&error.to_string()))?;
+    // Kernels inherit standard output and may say something there.
+    let words = String::from_utf8_lossy(&output.stdout);
+    let answer = words.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+    let run: Run = answer.ok_or_else(|| failed("it gave no answer"))?;
     if let Some((name, error)) = run.cells.iter().find_map(|cell| Some((&cell.name, cell.error.as_ref()?))) {
         return Err(failed(&format!("the cell '{name}' ended with: {error}")));
     }
