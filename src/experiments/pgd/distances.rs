@@ -3,7 +3,7 @@
 use super::recipes::Trained;
 use crate::Result;
 use crate::compare::distance_to_identity;
-use crate::figure::{Axis, Color, Line, Panel};
+use crate::figure::{Axis, Color, Heatmap, Line, Panel};
 use crate::linalg::Matrix;
 use crate::models::LinearTransformer;
 use crate::ops::wishart::GramSamples;
@@ -48,6 +48,15 @@ pub(super) fn loss_panel(runs: &[Trained], optimum: f64, name: &str) -> Result<P
         .y(Axis::linear("ln loss"))
         .line(line)
         .hline(optimum.ln(), format!("{name} {:.3}", optimum.ln())))
+}
+
+/// Heat maps of every layer's Σ^{1/2} A_l Σ^{1/2}.
+pub(super) fn whitened_panels(model: &LinearTransformer, covariance: &Covariance) -> Result<Vec<Panel>> {
+    let panel = |l: usize| {
+        let title = format!("Σ^{{1/2}} A_{{{l}}} Σ^{{1/2}}");
+        Ok(Panel::new(title).heatmap(Heatmap::matrix(&model.whitened_a(l, covariance)?)))
+    };
+    (0..model.layers()).map(panel).collect()
 }
 
 /// Mean of the diagonal.

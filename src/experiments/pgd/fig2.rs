@@ -2,12 +2,11 @@
 
 use serde_json::json;
 
-use super::distances::mean_diagonal;
+use super::distances::{mean_diagonal, whitened_panels};
 use super::recipes;
 use crate::algorithms::KernelPolynomial;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Claims, Figure, Heatmap, Panel};
-use crate::models::LinearTransformer;
+use crate::figure::{Claims, Figure};
 use crate::{Error, Result};
 
 /// Loads or trains the networks, draws seed 0's matrices over training and compares all seeds' with the optimum.
@@ -18,15 +17,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("pgd-preconditioner", |_| true, settings)?;
     let first = runs.first().ok_or_else(|| Error::invalid("runs", 0, "at least 1"))?;
     let covariance = first.task.covariance();
-    let panels = |m: &LinearTransformer| {
-        (0..3)
-            .map(|l| {
-                Ok(Panel::new(format!("Σ^{{1/2}} A_{{{l}}} Σ^{{1/2}}"))
-                    .heatmap(Heatmap::matrix(&m.whitened_a(l, covariance)?)))
-            })
-            .collect()
-    };
-    let frames = first.frames(24, panels)?;
+    let frames = first.frames(24, |m| whitened_panels(m, covariance))?;
     let optimum = KernelPolynomial::new(5, 20, 3)?;
     let last = frames.len().saturating_sub(1);
     let figure = Figure::new("pgd.fig2", "The learnt preconditioners are multiples of Σ⁻¹")

@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::basins::{coefficients, minima, nearest};
+use super::distances::whitened_panels;
 use super::recipes;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Claims, Figure, Heatmap, Panel};
-use crate::models::LinearTransformer;
+use crate::figure::{Claims, Figure};
 use crate::{Error, Result};
 
 /// Loads or trains the networks, draws seed 0's matrices over training and compares them with the nearest minimum.
@@ -17,15 +17,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("pgd-transform", |_| true, settings)?;
     let first = runs.first().ok_or_else(|| Error::invalid("runs", 0, "at least 1"))?;
     let covariance = first.task.covariance();
-    let panels = |m: &LinearTransformer| {
-        (0..3)
-            .map(|l| {
-                Ok(Panel::new(format!("Σ^{{1/2}} A_{{{l}}} Σ^{{1/2}}"))
-                    .heatmap(Heatmap::matrix(&m.whitened_a(l, covariance)?)))
-            })
-            .collect()
-    };
-    let frames = first.frames(24, panels)?;
+    let frames = first.frames(24, |m| whitened_panels(m, covariance))?;
     let last = frames.len().saturating_sub(1);
     let figure = Figure::new("pgd.fig5", "The preconditioners of GD++ grow with the layer")
         .caption("Seed 0, over the training step. Each layer shrinks the covariates, so the next takes larger steps.")
