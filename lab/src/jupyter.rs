@@ -136,6 +136,22 @@ pub fn environment(house: &House) -> Outcome<Vec<(&'static str, OsString)>> {
     Ok(folders.chain([("JUPYTER_PATH", share)]).collect())
 }
 
+/// Starts a Python script that runs kernels, and gives it its orders on standard input. What it writes is to be read.
+pub fn driver(house: &House, python: &python::Python, script: &str, order: &serde_json::Value) -> Outcome<Child> {
+    let mut driver = Command::new(&python.program)
+        .args(["-c", script])
+        .envs(environment(house)?)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .doing(|| format!("run {}", python.program.display()))?;
+    if let Some(mut pipe) = driver.stdin.take() {
+        pipe.write_all(order.to_string().as_bytes()).doing(|| "speak to the driver".into())?;
+    }
+    Ok(driver)
+}
+
 /// Sets up and prints `{"python", "environment"}`, for programs that run Jupyter themselves, such as the tests.
 pub fn print_environment(house: &House) -> Outcome<u8> {
     let ready = setup::all(house)?;

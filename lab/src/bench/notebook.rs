@@ -1,9 +1,6 @@
 //! `cargo lab bench notebook`: what a user of a notebook waits for, in a real kernel started through Jupyter, beside
 //! the same in the plain evcxr kernel.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
 use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
@@ -138,17 +135,7 @@ fn drive(house: &House, ready: &setup::Ready, kernel: &str) -> Outcome<Run> {
         "timeout": 1800,
         "cells": CELLS.iter().map(|cell| [cell.name, cell.code]).collect::<Vec<_>>(),
     });
-    let mut driver = Command::new(&ready.python.program)
-        .args(["-c", include_str!("notebook.py")])
-        .envs(jupyter::environment(house)?)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .doing(|| format!("run {}", ready.python.program.display()))?;
-    if let Some(mut pipe) = driver.stdin.take() {
-        pipe.write_all(order.to_string().as_bytes()).doing(|| "speak to the driver".into())?;
-    }
+    let driver = jupyter::driver(house, &ready.python, include_str!("notebook.py"), &order)?;
     let output = driver.wait_with_output().doing(|| "wait for the driver".into())?;
     let failed = |why: &str| {
         let words = String::from_utf8_lossy(&output.stderr);

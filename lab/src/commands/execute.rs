@@ -1,8 +1,7 @@
 //! `cargo lab execute`: runs notebooks from top to bottom, each on a fresh kernel, and keeps their outputs.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use clap::Args;
 use serde::Deserialize;
@@ -97,17 +96,7 @@ fn execute(house: &House, ready: &setup::Ready, path: &Path, options: &Options, 
         "root": house.root(),
         "cell_seconds": options.cell_seconds,
     });
-    let mut runner = Command::new(&ready.python.program)
-        .args(["-c", include_str!("execute.py")])
-        .envs(jupyter::environment(house)?)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .doing(|| format!("run {}", ready.python.program.display()))?;
-    if let Some(mut pipe) = runner.stdin.take() {
-        pipe.write_all(order.to_string().as_bytes()).doing(|| "speak to the runner".into())?;
-    }
+    let mut runner = jupyter::driver(house, &ready.python, include_str!("execute.py"), &order)?;
     // A kernel that is shut down complains of its lost connections: its words matter only if something failed.
     let errors = runner.stderr.take().map(|mut pipe| {
         std::thread::spawn(move || {
