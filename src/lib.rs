@@ -9,11 +9,12 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior |
-//! | [`algorithms`] | what a model may be running: gradient descent, least squares, GD++, kernel polynomials, BFGS |
+//! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior; ill-conditioned; two-layer networks |
+//! | [`algorithms`] | what a model may be running: gradient descent, least squares, Newton, CG, (L-)BFGS, online GD, Chebyshev, heavy ball, GD++, kernel polynomials; at every prefix of a prompt |
 //! | [`models`] | transformers of linear attention, sparse and general, with dfdx parameters |
 //! | [`ops`] | fused forward and backward passes on the dfdx tape; the exact loss over Wishart samples |
-//! | [`compare`] | distances to the identity, intervals over seeds |
+//! | [`compare`] | similarity of errors and of induced weights, best-matching steps with intervals, trends; intervals over seeds |
+//! | [`probe`] | linear probes of hidden states in closed form |
 //! | [`train`] | the trainer, Adam and SGD, clipping, schedules, checkpoints; resumable bit for bit |
 //! | [`figure`] | [`figure::Figure`]: one description gives interactive Plotly, static SVG, JSON and CSV; claims; tables |
 //! | [`experiments`] | the papers' figures, one file a figure, and the trainings behind them |
@@ -51,6 +52,7 @@ pub mod fs;
 pub mod linalg;
 pub mod models;
 pub mod ops;
+pub mod probe;
 pub mod progress;
 pub mod rng;
 pub mod tasks;

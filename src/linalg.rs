@@ -180,8 +180,8 @@ impl Matrix {
         Ok(x)
     }
 
-    /// Eigenvalues (ascending) and the matrix whose columns are the eigenvectors of a symmetric matrix, by cyclic
-    /// Jacobi rotations.
+    /// Eigenvalues (ascending) and the matrix whose columns are the eigenvectors of a symmetric matrix: Householder's
+    /// tridiagonalisation and the implicit QL iteration (Golub and Van Loan, section 8.3).
     ///
     /// # Errors
     /// [`Error::Shape`] if it is not square, [`Error::Numerical`] for entries that are not finite.
@@ -191,42 +191,77 @@ impl Matrix {
             return Err(Error::numerical("eigenvalues", "the matrix has entries that are not finite"));
         }
         let d = self.rows;
+        let (mut diagonal, mut off, q) = self.tridiagonal();
+        // Eigenvectors as rows, so that a rotation mixes two contiguous slices.
+        let mut rows = q.transpose();
+        implicit_ql(&mut diagonal, &mut off, &mut rows)?;
+        let mut order: Vec<usize> = (0..d).collect();
+        order.sort_by(|&i, &j| diagonal[i].total_cmp(&diagonal[j]));
+        Ok((order.iter().map(|&i| diagonal[i]).collect(), Matrix::from_fn(d, d, |i, j| rows[(order[j], i)])))
+    }
+
+    /// The diagonal and the off-diagonal of T, and the orthogonal Q with `self = Q T Qᵀ`, of a symmetric matrix.
+    fn tridiagonal(&self) -> (Vec<f64>, Vec<f64>, Matrix) {
+        let d = self.rows;
         let mut a = self.clone();
-        let mut v = Matrix::identity(d);
-        for _ in 0..64 {
-            let off: f64 = (0..d).flat_map(|i| (0..i).map(move |j| (i, j))).map(|ij| a[ij] * a[ij]).sum();
-            if off <= f64::EPSILON * f64::EPSILON * a.dot(&a) {
-                break;
+        let (mut diagonal, mut off) = (vec![0.0; d], vec![0.0; d]);
+        let mut reflectors: Vec<(f64, Vec<f64>)> = Vec::with_capacity(d);
+        let mut p = vec![0.0; d];
+        for k in 0..d.saturating_sub(2) {
+            // The reflector I - beta v vᵀ maps the column below the diagonal to a multiple of the first unit vector.
+            let mut v: Vec<f64> = (k + 1..d).map(|i| a[(i, k)]).collect();
+            let norm = v.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let image = if v[0] > 0.0 { -norm } else { norm };
+            v[0] -= image;
+            let square: f64 = v.iter().map(|x| x * x).sum();
+            let beta = if square > 0.0 { 2.0 / square } else { 0.0 };
+            off[k] = image;
+            let p = &mut p[..v.len()];
+            for (i, p) in p.iter_mut().enumerate() {
+                *p = beta * dot(&a.row(k + 1 + i)[k + 1..], &v);
             }
-            for p in 0..d {
-                for q in p + 1..d {
-                    if a[(p, q)] == 0.0 {
-                        continue;
-                    }
-                    let theta = (a[(q, q)] - a[(p, p)]) / (2.0 * a[(p, q)]);
-                    let t = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
-                    let t = if theta == 0.0 { 1.0 } else { t };
-                    let c = 1.0 / (t * t + 1.0).sqrt();
-                    let s = t * c;
-                    for k in 0..d {
-                        let (x, y) = (a[(k, p)], a[(k, q)]);
-                        a[(k, p)] = c * x - s * y;
-                        a[(k, q)] = s * x + c * y;
-                    }
-                    for k in 0..d {
-                        let (x, y) = (a[(p, k)], a[(q, k)]);
-                        a[(p, k)] = c * x - s * y;
-                        a[(q, k)] = s * x + c * y;
-                        let (x, y) = (v[(k, p)], v[(k, q)]);
-                        v[(k, p)] = c * x - s * y;
-                        v[(k, q)] = s * x + c * y;
-                    }
-                }
+            let half = 0.5 * beta * dot(p, &v);
+            p.iter_mut().zip(&v).for_each(|(p, v)| *p -= half * v);
+            for i in 0..v.len() {
+                let (vi, pi) = (v[i], p[i]);
+                let row = &mut a.row_mut(k + 1 + i)[k + 1..];
+                row.iter_mut().zip(v.iter().zip(&*p)).for_each(|(a, (v, p))| *a -= vi * p + pi * v);
+            }
+            reflectors.push((beta, v));
+        }
+        diagonal.iter_mut().enumerate().for_each(|(i, x)| *x = a[(i, i)]);
+        if d >= 2 {
+            off[d - 2] = a[(d - 1, d - 2)];
+        }
+        let mut q = Matrix::identity(d);
+        for (k, (beta, v)) in reflectors.iter().enumerate().rev() {
+            let p = &mut p[..v.len()];
+            p.fill(0.0);
+            for (i, v) in v.iter().enumerate() {
+                p.iter_mut().zip(&q.row(k + 1 + i)[k + 1..]).for_each(|(p, q)| *p += v * q);
+            }
+            for (i, v) in v.iter().enumerate() {
+                let scale = beta * v;
+                q.row_mut(k + 1 + i)[k + 1..].iter_mut().zip(&*p).for_each(|(q, p)| *q -= scale * p);
             }
         }
-        let mut order: Vec<usize> = (0..d).collect();
-        order.sort_by(|&i, &j| a[(i, i)].total_cmp(&a[(j, j)]));
-        Ok((order.iter().map(|&i| a[(i, i)]).collect(), Matrix::from_fn(d, d, |i, j| v[(i, order[j])])))
+        (diagonal, off, q)
+    }
+
+    /// Row `i`.
+    ///
+    /// # Panics
+    /// If the matrix has no such row, like indexing a slice.
+    pub fn row(&self, i: usize) -> &[f64] {
+        &self.data[i * self.cols..][..self.cols]
+    }
+
+    /// Row `i`, to be changed.
+    ///
+    /// # Panics
+    /// As [`Matrix::row`].
+    pub fn row_mut(&mut self, i: usize) -> &mut [f64] {
+        &mut self.data[i * self.cols..][..self.cols]
     }
 
     /// `f` applied to the eigenvalues of a symmetric matrix: square root, inverse, ….
@@ -288,6 +323,63 @@ impl std::ops::IndexMut<(usize, usize)> for Matrix {
     fn index_mut(&mut self, (i, j): (usize, usize)) -> &mut f64 {
         &mut self.data[i * self.cols + j]
     }
+}
+
+/// The sum of the products of entries of two vectors of one length.
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Diagonalises the tridiagonal matrix with this diagonal and, in its first d - 1 entries, this off-diagonal; the
+/// rotations are applied to `rows`.
+fn implicit_ql(diagonal: &mut [f64], off: &mut [f64], rows: &mut Matrix) -> Result<()> {
+    let d = diagonal.len();
+    for l in 0..d {
+        for round in 0.. {
+            // The block that starts at l ends where an off-diagonal entry is negligible.
+            let small = |i: &usize| off[*i].abs() <= f64::EPSILON * (diagonal[*i].abs() + diagonal[*i + 1].abs());
+            let m = (l..d - 1).find(small).unwrap_or(d - 1);
+            if m == l {
+                break;
+            }
+            if round == 60 {
+                return Err(Error::numerical("eigenvalues", format!("no convergence at eigenvalue {l} of {d}")));
+            }
+            // Wilkinson's shift, and one bulge chased from the end of the block to its beginning.
+            let ratio = (diagonal[l + 1] - diagonal[l]) / (2.0 * off[l]);
+            let mut g = diagonal[m] - diagonal[l] + off[l] / (ratio + ratio.hypot(1.0).copysign(ratio));
+            let (mut s, mut c, mut p) = (1.0, 1.0, 0.0);
+            let mut split = false;
+            for i in (l..m).rev() {
+                let (f, b) = (s * off[i], c * off[i]);
+                let r = f.hypot(g);
+                off[i + 1] = r;
+                if r == 0.0 {
+                    diagonal[i + 1] -= p;
+                    off[m] = 0.0;
+                    split = true;
+                    break;
+                }
+                (s, c) = (f / r, g / r);
+                g = diagonal[i + 1] - p;
+                let r = (diagonal[i] - g) * s + 2.0 * c * b;
+                p = s * r;
+                diagonal[i + 1] = g + p;
+                g = c * r - b;
+                let width = rows.cols;
+                let (upper, lower) = rows.data[i * width..][..2 * width].split_at_mut(width);
+                for (x, y) in upper.iter_mut().zip(lower) {
+                    (*x, *y) = (c * *x - s * *y, s * *x + c * *y);
+                }
+            }
+            if !split {
+                diagonal[l] -= p;
+                off[l] = g;
+                off[m] = 0.0;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The solution of the square system `a x = b` by Gaussian elimination with partial pivoting.

@@ -1,6 +1,6 @@
 //! Ordinary least squares, of minimum norm where it is not unique, and ridge regression.
 
-use super::{Algorithm, Examples};
+use super::{Algorithm, Examples, Prefix};
 use crate::linalg::Matrix;
 use crate::{Error, Result};
 
@@ -58,5 +58,12 @@ impl Algorithm for LeastSquares {
             None => solution,
         };
         Ok(vec![solution; steps + 1])
+    }
+
+    fn at_prefix(&self, prefix: &Prefix<'_>, at: &[usize]) -> Result<Vec<f64>> {
+        if self.whitening.is_some() {
+            return super::chosen_steps(self, prefix, at);
+        }
+        Ok(prefix.spectrum()?.sum(|l, cross| cross / (l + self.ridge)).repeat(at.len()))
     }
 }

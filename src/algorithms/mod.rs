@@ -1,16 +1,27 @@
 //! What a model may be running: algorithms that solve a prompt's regression. One file an algorithm, one trait.
 
+pub mod accelerated;
 pub mod bfgs;
+pub mod conjugate_gradient;
 pub mod gd_plus_plus;
 pub mod gradient_descent;
 pub mod kernel_polynomial;
 pub mod least_squares;
+mod line_search;
+pub mod newton;
+pub mod online_gradient_descent;
+pub mod prefix;
 
-pub use bfgs::{Minimum, minimise};
+pub use accelerated::{Chebyshev, Ends, HeavyBall};
+pub use bfgs::{Bfgs, Lbfgs, Minimum, minimise};
+pub use conjugate_gradient::ConjugateGradient;
 pub use gd_plus_plus::{GdPlusPlus, SpectralMeasure};
 pub use gradient_descent::GradientDescent;
 pub use kernel_polynomial::KernelPolynomial;
 pub use least_squares::LeastSquares;
+pub use newton::{IterativeNewton, Precision};
+pub use online_gradient_descent::OnlineGradientDescent;
+pub use prefix::{Predictions, Prefix, Run, Spectrum, predictions, weights};
 
 use crate::linalg::Matrix;
 use crate::tasks::Prompts;
@@ -97,6 +108,28 @@ pub trait Algorithm: Sync {
     /// # Errors
     /// [`Error::Shape`] if the algorithm is for another dimension; [`Error::Numerical`] where it breaks down.
     fn iterates(&self, examples: &Examples<'_>, steps: usize) -> Result<Vec<Vec<f64>>>;
+
+    /// The iterates after `at` steps, `[at, d]`, at a prefix of a prompt; overridden where what prefixes and algorithms
+    /// share (the Gram matrix, its spectrum) makes them cheaper.
+    ///
+    /// # Errors
+    /// As [`Algorithm::iterates`].
+    fn at_prefix(&self, prefix: &Prefix<'_>, at: &[usize]) -> Result<Vec<f64>> {
+        chosen_steps(self, prefix, at)
+    }
+}
+
+/// [`Algorithm::at_prefix`] by [`Algorithm::iterates`].
+fn chosen_steps<A: Algorithm + ?Sized>(algorithm: &A, prefix: &Prefix<'_>, at: &[usize]) -> Result<Vec<f64>> {
+    let all = algorithm.iterates(&prefix.examples, at.iter().copied().max().unwrap_or(0))?;
+    Ok(at.iter().flat_map(|k| all[*k].iter().copied()).collect())
+}
+
+/// [`Algorithm::iterates`] by [`Algorithm::at_prefix`].
+fn all_steps<A: Algorithm + ?Sized>(algorithm: &A, examples: &Examples<'_>, steps: usize) -> Result<Vec<Vec<f64>>> {
+    let at: Vec<usize> = (0..=steps).collect();
+    let all = algorithm.at_prefix(&Prefix::new(*examples), &at)?;
+    Ok(all.chunks(examples.dim()).map(<[f64]>::to_vec).collect())
 }
 
 /// Mean squared error at the query after 0, …, `steps` steps, `[steps + 1]`, using the first `n` examples of each prompt.

@@ -2,6 +2,10 @@
 
 pub mod identity;
 pub mod interval;
+pub mod similarity;
+pub mod trend;
 
 pub use identity::distance_to_identity;
 pub use interval::Interval;
+pub use similarity::{BestMatch, Measure, Similarity};
+pub use trend::{LinearFit, spearman};

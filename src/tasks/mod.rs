@@ -1,7 +1,11 @@
 //! Where prompts come from. One file a task.
 
 pub mod covariance;
+pub mod ill_conditioned;
 pub mod linear_regression;
+pub mod two_layer_network;
 
 pub use covariance::Covariance;
+pub use ill_conditioned::IllConditioned;
 pub use linear_regression::{LinearRegression, Prompts, WeightPrior};
+pub use two_layer_network::{HiddenUnit, TwoLayerNetwork};
