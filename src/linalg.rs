@@ -191,13 +191,16 @@ impl Matrix {
             return Err(Error::numerical("eigenvalues", "the matrix has entries that are not finite"));
         }
         let d = self.rows;
-        let (mut diagonal, mut off, q) = self.tridiagonal();
+        // Scaled to entries of at most 1, so that squares neither overflow nor vanish.
+        let size = self.data.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+        let scale = if size > f64::MIN_POSITIVE { size } else { 1.0 };
+        let (mut diagonal, mut off, q) = self.scaled(1.0 / scale).tridiagonal();
         // Eigenvectors as rows, so that a rotation mixes two contiguous slices.
         let mut rows = q.transpose();
         implicit_ql(&mut diagonal, &mut off, &mut rows)?;
         let mut order: Vec<usize> = (0..d).collect();
         order.sort_by(|&i, &j| diagonal[i].total_cmp(&diagonal[j]));
-        Ok((order.iter().map(|&i| diagonal[i]).collect(), Matrix::from_fn(d, d, |i, j| rows[(order[j], i)])))
+        Ok((order.iter().map(|&i| scale * diagonal[i]).collect(), Matrix::from_fn(d, d, |i, j| rows[(order[j], i)])))
     }
 
     /// The diagonal and the off-diagonal of T, and the orthogonal Q with `self = Q T Qᵀ`, of a symmetric matrix.
@@ -327,7 +330,16 @@ impl std::ops::IndexMut<(usize, usize)> for Matrix {
 
 /// The sum of the products of entries of two vectors of one length.
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    // Four sums side by side: one would wait for each addition.
+    let mut sums = [0.0; 4];
+    let (a4, b4) = (a.chunks_exact(4), b.chunks_exact(4));
+    let rest: f64 = a4.remainder().iter().zip(b4.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a4.zip(b4) {
+        for k in 0..4 {
+            sums[k] += a[k] * b[k];
+        }
+    }
+    (sums[0] + sums[1]) + (sums[2] + sums[3]) + rest
 }
 
 /// Diagonalises the tridiagonal matrix with this diagonal and, in its first d - 1 entries, this off-diagonal; the
@@ -347,12 +359,12 @@ fn implicit_ql(diagonal: &mut [f64], off: &mut [f64], rows: &mut Matrix) -> Resu
             }
             // Wilkinson's shift, and one bulge chased from the end of the block to its beginning.
             let ratio = (diagonal[l + 1] - diagonal[l]) / (2.0 * off[l]);
-            let mut g = diagonal[m] - diagonal[l] + off[l] / (ratio + ratio.hypot(1.0).copysign(ratio));
+            let mut g = diagonal[m] - diagonal[l] + off[l] / (ratio + (ratio * ratio + 1.0).sqrt().copysign(ratio));
             let (mut s, mut c, mut p) = (1.0, 1.0, 0.0);
             let mut split = false;
             for i in (l..m).rev() {
                 let (f, b) = (s * off[i], c * off[i]);
-                let r = f.hypot(g);
+                let r = (f * f + g * g).sqrt();
                 off[i + 1] = r;
                 if r == 0.0 {
                     diagonal[i + 1] -= p;
