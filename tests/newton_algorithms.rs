@@ -119,12 +119,12 @@ fn the_spectral_forms_are_the_recursions() {
 #[test]
 fn chebyshev_has_the_least_worst_residual() {
     // The residual at both ends of [μ, L] after k steps is 1 / T_k((L + μ)/(L - μ)) in size.
-    let (low, high) = (1.0, 9.0);
+    let (low, high) = (1.0_f64, 9.0_f64);
     let x = [1.0, 0.0, 0.0, 3.0];
     let examples = Examples::new(&x, &[1.0, 3.0]).unwrap();
     let iterates = Chebyshev::new(Ends::Fixed(low, high)).unwrap().iterates(&examples, 6).unwrap();
     for (k, w) in iterates.iter().enumerate() {
-        let least = 1.0 / (k as f64 * ((high + low) / (high - low) as f64).acosh()).cosh();
+        let least = 1.0 / (k as f64 * ((high + low) / (high - low)).acosh()).cosh();
         for w in w {
             assert!(((w - 1.0).abs() - least).abs() < 1e-12, "step {k}: {w}");
         }
