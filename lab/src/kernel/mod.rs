@@ -7,13 +7,15 @@
 //!   prebuilt target folder ([`template`], [`folder`]).
 //! * The embedded rust-analyzer, which finds the types of `let`, asks cargo a dozen questions and then reads and
 //!   resolves all sources of all dependencies, for all platforms. Here a stand-in for cargo answers from a record and
-//!   leaves out of the graph what no type of a notebook needs ([`stand_in`]); the standard library's sources are a copy
-//!   without processor intrinsics and tests ([`crate::setup::rust_src`]).
+//!   leaves out of the graph what no type of a notebook needs ([`stand_in`]); what it does read, the standard library
+//!   included, is an outline without bodies and documentation ([`crate::setup::rust_src`]).
+//! * For each cell cargo looks at all files of all dependencies. Here it does so for the first ([`cell`]).
 //! * All that happens in the user's first `:dep` and first `let`. Here evcxr's own start-up configuration does both
 //!   before the kernel says that it is ready; the notebook's own `:dep` then changes nothing and returns at once.
 //! * Cells are compiled with debug assertions and overflow checks. Here cargo's configuration turns them off
 //!   ([`template`]).
 
+mod cell;
 pub mod folder;
 pub mod guard;
 pub mod stand_in;

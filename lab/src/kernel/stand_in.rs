@@ -6,9 +6,10 @@
 //! * rust-analyzer's questions (`cargo metadata`, `config get`, `rustc --print`, ...) have the same answers for every
 //!   kernel, so they are asked once and remembered beside the template.
 //! * In the crate graph that rust-analyzer gets, the helper crate keeps only the dependencies whose types a notebook
-//!   meets ([`KEPT`]), and only its `src`: the rest would be read and resolved for nothing.
+//!   meets ([`KEPT`]): the rest would be read and resolved for nothing. Of those it reads an outline.
 //! * `cargo check`, which evcxr runs to explain a cell whose types it cannot find, becomes `cargo build`: it says the
 //!   same about the cell, and need not check every dependency first, which takes minutes.
+//! * The cells after the first are compiled without cargo ([`cell`]).
 //! * Where the kernel's folder has a second name (see [`super::folder`]), evcxr is told of what cargo built by that name.
 //! * evcxr compiles a cell before the first `:dep`, upon which cargo empties the lock file. The template's is put back
 //!   before the helper crate is resolved, so that it is what was compiled, to the version.
@@ -20,10 +21,12 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use super::cell::{self, Cell};
 use super::folder::Folder;
 use super::template::{Fnv, Template};
 use crate::house::{self, House};
 use crate::setup::rust::Toolchain;
+use crate::setup::rust_src;
 use crate::trouble::{Outcome, Subject, Trouble};
 
 /// Which program this one stands in for.
@@ -33,6 +36,8 @@ pub enum Role {
     Cargo,
     /// `rustup`.
     Rustup,
+    /// The program that cargo calls the compiler through ([`cell`]).
+    Recorder,
 }
 
 /// The variables through which the launcher tells the stand-ins what they need to know.
@@ -52,6 +57,7 @@ pub fn role() -> Option<Role> {
     match name.file_stem()?.to_str()? {
         "cargo" => Some(Role::Cargo),
         "rustup" => Some(Role::Rustup),
+        cell::RECORDER => Some(Role::Recorder),
         _ => None,
     }
 }
@@ -60,7 +66,7 @@ pub fn role() -> Option<Role> {
 pub fn install(house: &House) -> Outcome<PathBuf> {
     let folder = super::stand_ins(house);
     let program = house.program();
-    for name in ["cargo", "rustup"] {
+    for name in ["cargo", "rustup", cell::RECORDER] {
         let path = folder.join("bin").join(house::executable(name));
         if std::fs::read_link(&path).is_ok_and(|target| target == program) {
             continue;
@@ -91,6 +97,7 @@ pub fn run(role: Role) -> Outcome<u8> {
     match role {
         Role::Rustup => rustup(&arguments),
         Role::Cargo => cargo(&arguments),
+        Role::Recorder => cell::record(&arguments),
     }
 }
 
@@ -160,7 +167,10 @@ fn cargo(arguments: &[OsString]) -> Outcome<u8> {
         return Ok(output.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
     }
     if words.contains(&"metadata") && words.contains(&"--filter-platform") && !words.contains(&"--no-deps") {
-        text = trim(&text, &house).unwrap_or(text);
+        text = match trim(&text) {
+            Some(graph) => outlined(graph, &Template::of(&house))?,
+            None => text,
+        };
     }
     print!("{text}");
     if !kernel.is_empty() {
@@ -174,20 +184,33 @@ fn cargo(arguments: &[OsString]) -> Outcome<u8> {
 /// the path from cargo's messages.
 const NOTE: &str = "EVCXR_EXECUTION_SO_PATH";
 
-/// Builds a cell's crate and notes its library by the name that evcxr has for the folder: cargo, which asks the system
-/// where it is, knows the other one.
+/// Builds a cell's crate, without cargo if it can be, and notes its library by the name that evcxr has for the folder:
+/// cargo, which asks the system where it is, knows the other one.
 fn build(arguments: &[OsString], note: &Path) -> Outcome<u8> {
-    let status = real(arguments).status().doing(|| "run cargo".into())?;
+    let cell = Cell::here(arguments, NOTE);
+    let mut is_built = cell.as_ref().is_some_and(Cell::compile);
+    let mut code = 0;
+    if !is_built {
+        let mut cargo = real(arguments);
+        if let Some(cell) = &cell {
+            cell.watch(&mut cargo)?;
+        }
+        let status = cargo.status().doing(|| "run cargo".into())?;
+        is_built = status.success();
+        code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    }
     let host = arguments.iter().skip_while(|word| *word != "--target").nth(1);
     let name = format!("{}ctx{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    if let (true, Some(host), Some(folder)) = (status.success(), host, note.parent()) {
-        let library = folder.join("target").join(host).join("debug").join(name);
+    if let (true, Some(host), Some(folder)) = (is_built, host, note.parent()) {
+        let built = folder.join("target").join(host).join("debug");
+        // The compiler leaves the library where cargo takes it from.
+        let library = built.join("deps").join(name);
         if library.is_file() {
             std::fs::write(note, library.as_os_str().as_encoded_bytes())
                 .doing(|| format!("write {}", note.display()))?;
         }
     }
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    Ok(code)
 }
 
 /// What a record has in the place of the kernel's own folder.
@@ -240,7 +263,7 @@ fn restore_lock() -> Outcome<()> {
 }
 
 /// The graph without what rust-analyzer need not read. `None` if the answer is not what cargo is known to give.
-fn trim(answer: &str, house: &House) -> Option<String> {
+fn trim(answer: &str) -> Option<Value> {
     let mut graph: Value = serde_json::from_str(answer).ok()?;
     let name_of = |package: &Value| package.get("name")?.as_str().map(str::to_string);
     let id_of = |package: &Value| package.get("id")?.as_str().map(str::to_string);
@@ -266,12 +289,8 @@ fn trim(answer: &str, house: &House) -> Option<String> {
         let below = below_helper || names.get(id).is_some_and(|name| name == "incontext");
         open.extend(edges.get(id).into_iter().flatten().map(|next| (*next, below)));
     }
-    let helper = house.root().join("Cargo.toml");
     let packages = graph.get_mut("packages")?.as_array_mut()?;
     packages.retain(|package| id_of(package).is_some_and(|id| reached.contains(&id)));
-    for package in packages.iter_mut() {
-        slim(package, &helper);
-    }
     let nodes = graph.get_mut("resolve")?.get_mut("nodes")?.as_array_mut()?;
     nodes.retain(|node| node.get("id").and_then(Value::as_str).is_some_and(|id| reached.contains(id)));
     for node in nodes {
@@ -283,7 +302,7 @@ fn trim(answer: &str, house: &House) -> Option<String> {
             ids.retain(|id| is_reached(Some(id)));
         }
     }
-    Some(format!("{graph}\n"))
+    Some(graph)
 }
 
 /// Whether a dependency is one of the library itself, not of its build script or its tests.
@@ -292,21 +311,40 @@ fn is_normal(edge: &Value) -> bool {
     kinds.is_none_or(|kinds| kinds.iter().any(|kind| kind.get("kind").is_none_or(Value::is_null)))
 }
 
-/// Leaves a package only its library. The helper crate's folder is the repository, with everything that is in `.lab`;
-/// its manifest is said to be in `src`, because rust-analyzer reads the folder that the manifest is in.
-fn slim(package: &mut Value, helper: &Path) {
-    let is_helper = package.get("manifest_path").and_then(Value::as_str).is_some_and(|path| Path::new(path) == helper);
+/// The graph with each package reduced to its library, in outline beside the template; the cell's own stays as it is.
+fn outlined(mut graph: Value, template: &Template) -> Outcome<String> {
+    let root = graph.pointer("/resolve/root").cloned();
+    for package in graph.get_mut("packages").and_then(Value::as_array_mut).into_iter().flatten() {
+        if package.get("id") != root.as_ref() {
+            outline_package(package, template)?;
+        }
+    }
+    Ok(format!("{graph}\n"))
+}
+
+/// Points a package at an outline of its library. rust-analyzer reads the whole folder that a manifest is in, so that
+/// the helper crate's must not be the repository's, with everything that is in `.lab`.
+fn outline_package(package: &mut Value, template: &Template) -> Outcome<()> {
+    let text = |name: &str| package.get(name).and_then(Value::as_str).unwrap_or_default().to_string();
+    let folder = template.outlines().join(format!("{}-{}", text("name"), text("version")));
     let is_library = |target: &Value| {
         let kinds = target.get("kind").and_then(Value::as_array);
         kinds.is_some_and(|kinds| {
             !kinds.iter().any(|k| matches!(k.as_str(), Some("test" | "bench" | "example" | "bin" | "custom-build")))
         })
     };
+    for target in package.get_mut("targets").and_then(Value::as_array_mut).into_iter().flatten() {
+        if !is_library(target) {
+            continue;
+        }
+        let source = PathBuf::from(target.get("src_path").and_then(Value::as_str).unwrap_or_default());
+        let (Some(sources), Some(file)) = (source.parent(), source.file_name()) else { continue };
+        rust_src::copy_sources(sources, &folder.join("src"))?;
+        target["src_path"] = folder.join("src").join(file).to_string_lossy().into();
+    }
     if let Some(targets) = package.get_mut("targets").and_then(Value::as_array_mut) {
         targets.retain(is_library);
     }
-    if is_helper {
-        let inside = helper.with_file_name("src").join("Cargo.toml");
-        package["manifest_path"] = inside.to_string_lossy().into();
-    }
+    package["manifest_path"] = folder.join("Cargo.toml").to_string_lossy().into();
+    Ok(())
 }

@@ -12,7 +12,7 @@ use crate::setup::{Lock, need_space, stamp};
 use crate::trouble::{Outcome, Subject, Trouble};
 
 /// Counts the changes of what a template is: an older one is rebuilt.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Disk space of the compiled dependencies.
 const SPACE: u64 = 1 << 30;
@@ -74,6 +74,11 @@ impl Template {
         self.folder.join("answers")
     }
 
+    /// Outlines of the helper crate and of those that it shows, which rust-analyzer reads.
+    pub fn outlines(&self) -> PathBuf {
+        self.folder.join("outlines")
+    }
+
     fn stamp(&self) -> PathBuf {
         self.folder.join("stamp")
     }
@@ -117,7 +122,7 @@ fn fingerprint(house: &House, toolchain: &Toolchain) -> String {
 }
 
 /// Every file below a folder, in a fixed order.
-fn sources(folder: &Path) -> Vec<PathBuf> {
+pub fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut entries: Vec<PathBuf> =
         std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
     entries.sort();
@@ -146,6 +151,7 @@ fn build(house: &House, toolchain: &Toolchain, template: &Template) -> Outcome<(
     let step = Step::start("Compiling the helper crate for the kernel");
     let _ = std::fs::remove_file(template.stamp());
     let _ = std::fs::remove_dir_all(template.answers());
+    let _ = std::fs::remove_dir_all(template.outlines());
     let folder = template.crate_folder();
     // What this fingerprint says is what cargo compiles below: sources that change meanwhile are for the next time.
     let fingerprint = fingerprint(house, toolchain);

@@ -6,6 +6,7 @@
 
 pub mod evcxr;
 pub mod kernelspecs;
+mod outline;
 pub mod peers;
 pub mod pins;
 pub mod python;

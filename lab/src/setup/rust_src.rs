@@ -2,11 +2,12 @@
 //!
 //! Left alone, the kernel would run `rustup component add rust-src` when it starts, which writes outside the
 //! repository and needs a network. And it reads whatever is there: 47 MB, of which the processor intrinsics are 26 and
-//! tests most of the rest. So the lab keeps its own copy of what inference can need.
+//! tests most of the rest. So the lab keeps its own copy of what inference can need, in outline.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::outline::outline;
 use super::rust::Toolchain;
 use super::stamp;
 use crate::bars::Step;
@@ -16,6 +17,9 @@ use crate::trouble::{Outcome, Subject, Trouble};
 /// The crates that programs see; those without a manifest, which makes rust-analyzer take them as they are instead of
 /// asking cargo for the whole library workspace, vendored dependencies included.
 const CRATES: [&str; 3] = ["core", "alloc", "std"];
+
+/// Counts the changes of what the copy is: an older one is made anew.
+const FORMAT: u32 = 2;
 
 /// The sources for this toolchain, fetched if need be.
 pub fn ensure(house: &House, toolchain: &Toolchain) -> Outcome<Option<PathBuf>> {
@@ -35,7 +39,7 @@ pub fn ensure(house: &House, toolchain: &Toolchain) -> Outcome<Option<PathBuf>> 
         copy_sources(&source.join(name).join("src"), &folder.join(name).join("src"))?;
     }
     let _ = std::fs::remove_dir_all(&fetched);
-    house::write(&stamp_path(house), &toolchain.version)?;
+    house::write(&stamp_path(house), stamp_text(toolchain))?;
     step.done();
     Ok(Some(folder))
 }
@@ -47,11 +51,15 @@ pub fn folder(house: &House) -> PathBuf {
 
 /// Whether the copy is this toolchain's.
 pub fn is_current(house: &House, toolchain: &Toolchain) -> bool {
-    stamp(&stamp_path(house)).is_some_and(|text| text == toolchain.version) && folder(house).join("core").is_dir()
+    stamp(&stamp_path(house)).is_some_and(|text| text == stamp_text(toolchain)) && folder(house).join("core").is_dir()
 }
 
 fn stamp_path(house: &House) -> PathBuf {
     house.at("rust-src/stamp")
+}
+
+fn stamp_text(toolchain: &Toolchain) -> String {
+    format!("{FORMAT} {}", toolchain.version)
 }
 
 fn library(sysroot: &Path) -> Option<PathBuf> {
@@ -98,8 +106,8 @@ fn first_line(toolchain: &Toolchain) -> &str {
     toolchain.version.lines().next().unwrap_or("rustc")
 }
 
-/// Copies the `.rs` files below a folder, without tests and benchmarks.
-fn copy_sources(from: &Path, to: &Path) -> Outcome<()> {
+/// Copies the `.rs` files below a folder in outline, without tests and benchmarks.
+pub fn copy_sources(from: &Path, to: &Path) -> Outcome<()> {
     let doing = || format!("copy {} to {}", from.display(), to.display());
     std::fs::create_dir_all(to).doing(doing)?;
     for entry in std::fs::read_dir(from).doing(doing)? {
@@ -110,7 +118,8 @@ fn copy_sources(from: &Path, to: &Path) -> Outcome<()> {
                 copy_sources(&path, &to.join(name))?;
             }
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            std::fs::copy(&path, to.join(name)).doing(doing)?;
+            let source = std::fs::read_to_string(&path).doing(doing)?;
+            house::write(&to.join(name), outline(&source))?;
         }
     }
     Ok(())
