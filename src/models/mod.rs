@@ -1,5 +1,6 @@
-//! Models with dfdx parameters. One file a model.
+//! Models with dfdx parameters, one file a model; weights that theorems write down in [`constructions`].
 
+pub mod constructions;
 pub mod general_linear_transformer;
 pub mod linear_transformer;
 
