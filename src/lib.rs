@@ -11,8 +11,8 @@
 //! |---|---|
 //! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior; ill-conditioned; two-layer networks |
 //! | [`algorithms`] | what a model may be running: gradient descent, least squares, Newton, CG, (L-)BFGS, online GD, Chebyshev, heavy ball, GD++, kernel polynomials; at every prefix of a prompt |
-//! | [`models`] | transformers of linear attention, sparse and general, with dfdx parameters |
-//! | [`ops`] | fused forward and backward passes on the dfdx tape; the exact loss over Wishart samples |
+//! | [`models`] | transformers of linear attention, sparse and general, and of GPT-2's kind, with dfdx parameters |
+//! | [`ops`] | fused forward and backward passes on the dfdx tape, whole transformers among them; the exact loss over Wishart samples |
 //! | [`compare`] | similarity of errors and of induced weights, best-matching steps with intervals, trends; intervals over seeds |
 //! | [`probe`] | linear probes of hidden states in closed form |
 //! | [`train`] | the trainer, Adam and SGD, clipping, schedules, checkpoints; resumable bit for bit |
@@ -86,13 +86,16 @@ pub mod prelude {
         Axis, Band, Bars, Claim, Claims, Color, Figure, Frame, Heatmap, Line, Panel, Scale, Scatter, Series, Table,
     };
     pub use crate::linalg::Matrix;
-    pub use crate::models::{GeneralLinearTransformer, LinearTransformer, Parameters, Parametrisation};
+    pub use crate::models::{
+        GeneralLinearTransformer, Gpt2, Gpt2Config, Init, LinearTransformer, Parameters, Parametrisation, Positions,
+    };
+    pub use crate::ops::attention::{Attention, Weights};
     pub use crate::ops::linear_attention::Mask;
     pub use crate::ops::moments::Moments;
     pub use crate::ops::wishart::GramSamples;
     pub use crate::progress::{Lines, Observer, Silent};
     pub use crate::rng::{self, Rng};
-    pub use crate::tasks::{Covariance, LinearRegression, Prompts, WeightPrior};
+    pub use crate::tasks::{Covariance, LinearRegression, Prompts, Sequences, WeightPrior};
     pub use crate::train::{
         Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Sgd, SgdConfig, Trainer,
     };

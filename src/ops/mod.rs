@@ -1,8 +1,14 @@
 //! Fused forward and backward passes that stand on the dfdx tape: the only place for `unsafe`.
 
+pub mod attention;
+pub mod gelu;
+pub mod gemm;
+pub mod gpt2;
 pub mod lanes;
+pub mod layer_norm;
 pub mod linear_attention;
 pub mod linear_transformer;
 mod matrices;
 pub mod moments;
+pub mod simd;
 pub mod wishart;

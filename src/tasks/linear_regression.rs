@@ -4,7 +4,7 @@ use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
-use super::Covariance;
+use super::{Covariance, Sequences};
 use crate::error::array_len;
 use crate::ops::moments::{LANES, Moments, Real};
 use crate::rng::{ChaCha8Rng, stream};
@@ -323,6 +323,22 @@ impl Prompts {
             z.push(T::of(if query { 0.0 } else { *y }));
         }
         z
+    }
+
+    /// The prompts as interleaved tokens x_1, (y_1, 0, …, 0), x_2, …, (y_{n+1}, 0, …), `[batch, 2 (n+1), d]`, with a
+    /// prediction of y_t at the token of x_t (`newton` section 1).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if they do not fit in memory.
+    pub fn interleaved(&self) -> Result<Sequences> {
+        let d = self.dim;
+        let mut tokens = vec![0.0; array_len::<f32>("tokens", &[self.batch, self.tokens, 2, d])?];
+        for ((pair, x), y) in tokens.chunks_mut(2 * d).zip(self.x.chunks(d)).zip(&self.y) {
+            pair.iter_mut().zip(x).for_each(|(t, x)| *t = *x as f32);
+            pair[d] = *y as f32;
+        }
+        let targets = self.y.iter().map(|y| *y as f32).collect();
+        Sequences::new([self.batch, 2 * self.tokens, d], tokens, 1, targets, 2)
     }
 
     /// The sufficient statistics of every prompt for a model of linear attention over the context:

@@ -3,9 +3,11 @@
 pub mod covariance;
 pub mod ill_conditioned;
 pub mod linear_regression;
+pub mod sequences;
 pub mod two_layer_network;
 
 pub use covariance::Covariance;
 pub use ill_conditioned::IllConditioned;
 pub use linear_regression::{LinearRegression, Prompts, WeightPrior};
+pub use sequences::Sequences;
 pub use two_layer_network::{HiddenUnit, TwoLayerNetwork};

@@ -1,0 +1,288 @@
+//! Transformers of GPT-2's kind: those of `newton` (section 2), and `mesa`'s attention-only stacks.
+//!
+//! # Training one
+//! ```
+//! use incontext::prelude::*;
+//! use incontext::models::{Gpt2, Gpt2Config, Init};
+//! use incontext::train::Optimizer;
+//!
+//! let task = LinearRegression::new(Covariance::identity(5)?, 10, WeightPrior::Isotropic)?;
+//! let config = Gpt2Config { inputs: 5, layers: 2, ..Gpt2Config::default() }.with_width(32, 4);
+//! let mut model = Gpt2::init(config, Init::FanIn, 0)?;
+//! let mut adam = Adam::new(AdamConfig { rate: 1e-3, clip: Clip::Global(1.0), ..AdamConfig::default() })?;
+//! for step in 0..3 {
+//!     // x_1, (y_1, 0, …), x_2, …: the prediction of y_t is read at the token of x_t.
+//!     let batch = task.sample(64, step)?.interleaved()?;
+//!     let (loss, gradients) = model.loss_and_gradient(&batch)?;
+//!     adam.update(&mut model, &gradients).map_err(|e| Error::numerical("Adam", e.to_string()))?;
+//!     assert!(loss.is_finite());
+//! }
+//! let test = task.sample(10, 99)?.interleaved()?;
+//! let predictions = model.predict(&test)?;
+//! assert_eq!(predictions.len(), 10 * 11);
+//! // The residual stream after each layer, as `transformers` gives it: 2 layers and the embedding.
+//! assert_eq!(model.hidden_states(&test)?.len(), 3);
+//! # Ok::<(), Error>(())
+//! ```
+//! A long training is a [`crate::train::Problem`] whose `gradient` is the body of that loop, run by a
+//! [`crate::train::Trainer`].
+//!
+//! # `mesa`'s models
+//! ```
+//! use incontext::models::{Gpt2, Gpt2Config, Init, Positions};
+//! use incontext::ops::attention::{Attention, Weights};
+//! // LSA-1: tokens of 40 entries are the residual stream, linear attention of 2 heads with keys of 20, nothing else.
+//! let lsa = Gpt2Config {
+//!     inputs: 40,
+//!     outputs: 10,
+//!     layers: 1,
+//!     width: 40,
+//!     heads: 2,
+//!     key: 20,
+//!     mlp: 0,
+//!     attention: Attention { weights: Weights::Linear, scaled: false, ..Attention::default() },
+//!     positions: Positions::None,
+//!     layer_norm: false,
+//!     biases: false,
+//!     read: false,
+//!     clamp: Some(4.0),
+//! };
+//! // TF-7: read in and out, seven layers of softmax attention, sinusoids for the queries and keys of the first.
+//! let tf = Gpt2Config {
+//!     inputs: 10,
+//!     layers: 7,
+//!     heads: 4,
+//!     attention: Attention::default(),
+//!     positions: Positions::Sinusoidal,
+//!     read: true,
+//!     clamp: None,
+//!     ..lsa.clone()
+//! };
+//! let models = (Gpt2::init(lsa, Init::Normal(2e-4), 1)?, Gpt2::init(tf, Init::Normal(0.05), 1)?);
+//! assert_eq!(models.0.values().len(), 4 * 40 * 40);
+//! # Ok::<(), incontext::Error>(())
+//! ```
+
+use dfdx::prelude::{Cpu, Gradients, Merge, Tape, TensorFromVec};
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+
+use super::{Parameter, Parameters};
+use crate::error::all_finite;
+use crate::ops::gpt2::{self, Batch, Entry, Objective, Params, Tokens};
+use crate::rng::{Rng, stream};
+use crate::tasks::Sequences;
+use crate::{Error, Result};
+
+pub use crate::ops::gpt2::{Gpt2Config, Positions};
+
+/// The law of the initial weights. Biases begin at 0 and layer norms as the identity.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// N(0, 1/fan-in), the maps into the residual stream divided by sqrt(2 layers); positions N(0, 0.02²). Below width
+    /// 256 it leaves the first plateau of the loss several times sooner than GPT-2's (`newton` section 7.1).
+    FanIn,
+    /// GPT-2's N(0, 0.02²), the maps into the residual stream divided by sqrt(2 layers), with PyTorch's uniform law of
+    /// ±1/sqrt(fan-in) for the read-in and the read-out.
+    Gpt2,
+    /// N(0, σ²) for all of them: `mesa` (trap 7).
+    Normal(f64),
+}
+
+/// A transformer of GPT-2's kind. Its tensors have Hugging Face's names ([`Gpt2Config::tensors`]).
+#[derive(Clone, Debug)]
+pub struct Gpt2 {
+    config: Gpt2Config,
+    /// All tensors, one after the other.
+    pub params: Params,
+}
+
+impl Gpt2 {
+    /// A model with these parameters, one tensor after the other in the order of [`Gpt2Config::tensors`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an architecture that cannot be or parameters that are not finite, [`Error::Shape`] if
+    /// their number is another.
+    pub fn from_values(config: Gpt2Config, values: Vec<f32>) -> Result<Self> {
+        config.check()?;
+        let expected = config.tensors().last().map_or(0, |e| e.at.end);
+        if values.len() != expected {
+            return Err(Error::shape("parameters", &[values.len()], format!("[{expected}]")));
+        }
+        all_finite("parameters", values.iter().map(|v| f64::from(*v)))?;
+        let params = Cpu::default()
+            .try_tensor_from_vec(values, (expected,))
+            .map_err(|e| Error::numerical("parameters", e.to_string()))?;
+        Ok(Gpt2 { config, params })
+    }
+
+    /// A model with weights drawn from `init`, a function of `seed`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an architecture that cannot be, or a standard deviation that is not positive and finite.
+    pub fn init(config: Gpt2Config, init: Init, seed: u64) -> Result<Self> {
+        config.check()?;
+        if let Init::Normal(std) = init
+            && !(std.is_finite() && std > 0.0)
+        {
+            return Err(Error::invalid("initial standard deviation", std, "a positive finite number"));
+        }
+        let residual = 1.0 / (2.0 * config.layers as f64).sqrt();
+        let mut values = Vec::new();
+        for (index, entry) in config.tensors().iter().enumerate() {
+            let mut rng = stream(seed, "init", index as u64);
+            let len = entry.at.len();
+            let mut normal = |std: f64| {
+                let draw = |_| (std * <StandardNormal as Distribution<f64>>::sample(&StandardNormal, &mut rng)) as f32;
+                (0..len).map(draw).collect::<Vec<f32>>()
+            };
+            let read = entry.name.starts_with("read_");
+            let norm = entry.name.contains("ln_");
+            let into_residual = if entry.name.ends_with("c_proj.weight") { residual } else { 1.0 };
+            let fan_in = entry.shape[if read { entry.shape.len() - 1 } else { 0 }] as f64;
+            values.extend(match init {
+                _ if norm => vec![if entry.name.ends_with("weight") { 1.0 } else { 0.0 }; len],
+                Init::Gpt2 if read => {
+                    let fan_in = if entry.name.starts_with("read_in") { config.inputs } else { config.width };
+                    let bound = 1.0 / (fan_in as f64).sqrt();
+                    let mut rng = stream(seed, "init", index as u64);
+                    (0..len).map(|_| rng.gen_range(-bound..bound) as f32).collect()
+                }
+                _ if entry.name.ends_with("bias") => vec![0.0; len],
+                Init::Normal(std) => normal(std),
+                Init::FanIn if entry.name != "wpe.weight" => normal(into_residual / fan_in.sqrt()),
+                _ => normal(0.02 * into_residual),
+            });
+        }
+        Gpt2::from_values(config, values)
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
+    /// All parameters, one tensor after the other in the order of [`Gpt2Config::tensors`].
+    pub fn values(&self) -> Vec<f32> {
+        self.params.as_vec()
+    }
+
+    fn entry(&self, name: &str) -> Result<Entry> {
+        let entries = self.config.tensors();
+        let found = entries.iter().find(|e| e.name == name).cloned();
+        found.ok_or_else(|| Error::unknown("tensor", name, entries.into_iter().map(|e| e.name)))
+    }
+
+    /// The values of the tensor `name`, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] if the model has none of that name.
+    pub fn tensor(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.values()[self.entry(name)?.at].to_vec())
+    }
+
+    /// Sets the values of the tensor `name`, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] if the model has none of that name, [`Error::Shape`] if it has another number of values,
+    /// [`Error::Invalid`] if one is not finite. The model is then unchanged.
+    pub fn set_tensor(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let entry = self.entry(name)?;
+        if values.len() != entry.at.len() {
+            return Err(Error::shape(name, &[values.len()], format!("{:?}", entry.shape)));
+        }
+        all_finite(name, values.iter().map(|v| f64::from(*v)))?;
+        let mut all = self.values();
+        all[entry.at].copy_from_slice(values);
+        self.params.copy_from(&all);
+        Ok(())
+    }
+
+    fn batch<'a>(&self, sequences: &'a Sequences) -> Result<Batch<'a>> {
+        let given = [sequences.inputs(), sequences.outputs()];
+        if given != [self.config.inputs, self.config.outputs] {
+            let expected = format!("[{}, {}] entries", self.config.inputs, self.config.outputs);
+            return Err(Error::shape("entries of tokens and targets", &given, expected));
+        }
+        let (batch, length, every) = (sequences.batch(), sequences.length(), sequences.every());
+        Ok(Batch { tokens: sequences.tokens(), batch, length, every })
+    }
+
+    /// The predictions, `[batch, predictions, outputs]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the sequences do not fit the model, [`Error::Invalid`] if they are longer than its positions.
+    pub fn predict(&self, sequences: &Sequences) -> Result<Vec<f32>> {
+        gpt2::predict(&self.config, &self.values(), self.batch(sequences)?)
+    }
+
+    /// The residual stream, as `transformers` gives it: the embedded tokens, then the output of each block, the last one
+    /// after the final layer norm. `layers + 1` times `[batch, length, width]`.
+    ///
+    /// # Errors
+    /// As [`Gpt2::predict`].
+    pub fn hidden_states(&self, sequences: &Sequences) -> Result<Vec<Vec<f32>>> {
+        gpt2::hidden_states(&self.config, &self.values(), self.batch(sequences)?)
+    }
+
+    /// The loss of the predictions ([`Sequences::loss`]).
+    ///
+    /// # Errors
+    /// As [`Gpt2::predict`].
+    pub fn loss(&self, sequences: &Sequences) -> Result<f64> {
+        sequences.loss(&self.predict(sequences)?)
+    }
+
+    /// The loss of the predictions and its gradient in the parameters, in one pass over the batch.
+    ///
+    /// # Errors
+    /// As [`Gpt2::predict`].
+    pub fn loss_and_gradient(&self, sequences: &Sequences) -> Result<(f64, Gradients<f32, Cpu>)> {
+        let batch = self.batch(sequences)?;
+        let weights: Vec<f32> = sequences.weights().iter().map(|w| (w / batch.batch as f64) as f32).collect();
+        let objective = Objective::Squares { targets: sequences.targets(), weights: &weights };
+        let derivative = gpt2::differentiate(&self.config, &self.values(), batch, objective, false)?;
+        let mut gradients = Gradients::leaky();
+        let into = gradients.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
+        into.copy_from_slice(&derivative.params);
+        Ok((derivative.loss, gradients))
+    }
+
+    /// The predictions on dfdx's tape, for losses of any other form: `[batch, predictions, outputs]` at tokens 0,
+    /// `every`, 2 `every`, … of `tokens` `[batch, length, inputs]`. Pass [`Gpt2::params`] traced, or not.
+    ///
+    /// # Errors
+    /// As [`Gpt2::predict`].
+    pub fn on_tape<Tp: Tape<f32, Cpu>, Tt>(
+        &self,
+        params: Params<Tp>,
+        tokens: Tokens<Tt>,
+        every: usize,
+    ) -> Result<Tokens<Tt>>
+    where
+        Tt: Tape<f32, Cpu> + Merge<Tp>,
+    {
+        gpt2::gpt2(&self.config, params, tokens, every)
+    }
+}
+
+impl Parameters for Gpt2 {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()> {
+        let mut all = self.params.as_vec();
+        for Entry { name, shape, at } in self.config.tensors() {
+            let mut values = all[at.clone()].to_vec();
+            let gradient = |gradients: &mut Gradients<f32, Cpu>| {
+                let all = gradients.get_or_alloc_mut(&self.params);
+                Ok(all.map_err(|e| Error::numerical("gradient", e.to_string()))?[at.clone()].to_vec())
+            };
+            visitor(Parameter { name: &name, shape: &shape, values: &mut values, gradient: &gradient })?;
+            if values.len() != at.len() {
+                return Err(Error::shape(name, &[values.len()], format!("{shape:?}")));
+            }
+            all[at].copy_from_slice(&values);
+        }
+        self.params.copy_from(&all);
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! GELU in the tanh form of GPT-2.
+//!
+//! gelu(x) = x (1 + tanh u) / 2 = x σ(2u), u = sqrt(2/π) (x + 0.044715 x³), so that one exponential gives the value and
+//! the slope σ(2u) + 2 x u' σ(2u) (1 - σ(2u)).
+
+use super::simd::{Job, Simd, WIDTH, dispatch};
+
+/// Replaces the first `width` entries of every row of `x`, `stride` apart, by gelu(x) and writes the slopes at x; those
+/// up to the next multiple of 16 too.
+pub fn gelu(width: usize, stride: usize, x: &mut [f32], slope: &mut [f32]) {
+    dispatch(Forward { vectors: width.div_ceil(WIDTH), stride, x, slope });
+}
+
+struct Forward<'a> {
+    vectors: usize,
+    stride: usize,
+    x: &'a mut [f32],
+    slope: &'a mut [f32],
+}
+
+impl Job for Forward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        // 2 sqrt(2/π), and the cubic's coefficient times it.
+        const LINEAR: f32 = 1.595_769;
+        const CUBIC: f32 = LINEAR * 0.044_715;
+        let one = V::splat(1.0);
+        for (x, slope) in self.x.chunks_exact_mut(self.stride).zip(self.slope.chunks_exact_mut(self.stride)) {
+            let (x, slope) = (&mut x.as_chunks_mut().0[..self.vectors], &mut slope.as_chunks_mut().0[..self.vectors]);
+            for (x, slope) in x.iter_mut().zip(slope) {
+                let v = V::load(x);
+                let square = v.mul(v);
+                let u = v.mul(V::splat(LINEAR).add_mul(V::splat(CUBIC), square));
+                let sigma = one.div(one.add(V::zero().sub(u).exp()));
+                let du = V::splat(LINEAR).add_mul(V::splat(3.0 * CUBIC), square);
+                let value = v.mul(sigma);
+                sigma.add_mul(value.mul(du), one.sub(sigma)).store(slope);
+                value.store(x);
+            }
+        }
+    }
+}
+
+/// Multiplies the first `width` entries of every row of `d`, `stride` apart, by those of `slope`.
+pub fn times(width: usize, stride: usize, d: &mut [f32], slope: &[f32]) {
+    dispatch(Times { vectors: width.div_ceil(WIDTH), stride, d, slope });
+}
+
+struct Times<'a> {
+    vectors: usize,
+    stride: usize,
+    d: &'a mut [f32],
+    slope: &'a [f32],
+}
+
+impl Job for Times<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        for (d, slope) in self.d.chunks_exact_mut(self.stride).zip(self.slope.chunks_exact(self.stride)) {
+            let (d, slope) = (&mut d.as_chunks_mut().0[..self.vectors], &slope.as_chunks().0[..self.vectors]);
+            for (d, slope) in d.iter_mut().zip(slope) {
+                V::load(d).mul(V::load(slope)).store(d);
+            }
+        }
+    }
+}

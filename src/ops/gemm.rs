@@ -1,0 +1,270 @@
+//! C = A B (+ C) (+ bias) for the small and narrow matrices of the training engine, in `f32`.
+//!
+//! A register tile of C is kept over the whole sum. A is read entry by entry, in either order, so that A and Aᵀ cost
+//! the same; B is read a vector at a time, from a matrix as it is or from panels of [`PANEL`] columns ([`pack`]), which
+//! keep what the tile needs in a few cache lines.
+
+use super::simd::{Job, Simd, WIDTH, dispatch};
+
+/// Columns of a panel of B.
+pub const PANEL: usize = 2 * WIDTH;
+
+/// The left factor: entry (i, p) is `data[i * row + p * step]`.
+#[derive(Clone, Copy)]
+pub struct Left<'a> {
+    /// The entries.
+    pub data: &'a [f32],
+    /// From a row of C to the next.
+    pub row: usize,
+    /// From a term of the sum to the next.
+    pub step: usize,
+}
+
+/// The right factor: entry (p, j) is `data[p * step + (j / PANEL) * panel + j % PANEL]`.
+#[derive(Clone, Copy)]
+pub struct Right<'a> {
+    /// The entries.
+    pub data: &'a [f32],
+    /// From a term of the sum to the next.
+    pub step: usize,
+    /// From a panel of columns to the next.
+    pub panel: usize,
+}
+
+impl<'a> Right<'a> {
+    /// A row-major matrix with rows `stride` apart.
+    pub fn rows(data: &'a [f32], stride: usize) -> Self {
+        Right { data, step: stride, panel: PANEL }
+    }
+
+    /// What [`pack`] made of a matrix of `k` rows.
+    pub fn packed(data: &'a [f32], k: usize) -> Self {
+        Right { data, step: PANEL, panel: PANEL * k }
+    }
+}
+
+/// What the sums begin with.
+#[derive(Clone, Copy)]
+pub struct Start<'a> {
+    /// A vector added to every row.
+    pub bias: Option<&'a [f32]>,
+    /// Whether to add to what C holds.
+    pub add: bool,
+}
+
+impl Start<'_> {
+    /// Nothing.
+    pub const ZERO: Start<'static> = Start { bias: None, add: false };
+    /// C itself.
+    pub const ADD: Start<'static> = Start { bias: None, add: true };
+}
+
+/// Terms of the sum in a block: what a tile reads of B in a block fits the first-level cache.
+const BLOCK: usize = 128;
+
+/// C (m rows, `stride` apart, n columns) = start + A B with k terms, for `[m, n, k]`. Columns of C up to the next multiple of
+/// [`WIDTH`] are written too; B and the bias must have them.
+///
+/// # Panics
+/// If a slice is shorter than the sizes say.
+pub fn gemm([m, n, k]: [usize; 3], a: Left<'_>, b: Right<'_>, start: Start<'_>, c: &mut [f32], stride: usize) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    let columns = n.next_multiple_of(WIDTH);
+    let last = columns - 1;
+    assert!(c.len() > (m - 1) * stride + last && (m == 1 || stride >= columns), "C is too small");
+    assert!(start.bias.is_none_or(|bias| bias.len() >= columns), "the bias is too short");
+    if k > 0 {
+        assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.step, "A is too small");
+        let end = (k - 1) * b.step + last / PANEL * b.panel + last % PANEL;
+        assert!(b.data.len() > end, "B is too small");
+    }
+    dispatch(Gemm { m, columns, k, a, b, start, c, stride });
+}
+
+struct Gemm<'a> {
+    m: usize,
+    columns: usize,
+    k: usize,
+    a: Left<'a>,
+    b: Right<'a>,
+    start: Start<'a>,
+    c: &'a mut [f32],
+    stride: usize,
+}
+
+impl Job for Gemm<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        if V::MANY {
+            self.panels::<V, 8, 2>();
+        } else {
+            self.panels::<V, 4, 1>();
+        }
+    }
+}
+
+impl Gemm<'_> {
+    #[inline(always)]
+    fn panels<V: Simd, const M: usize, const N: usize>(self) {
+        let Gemm { m, columns, k, a, b, start, c, stride } = self;
+        let mut from = 0;
+        loop {
+            let terms = (k - from).min(BLOCK);
+            let add = start.add || from > 0;
+            let bias = if from > 0 { None } else { start.bias };
+            let mut j = 0;
+            while j < columns {
+                let wide = N == 2 && j + PANEL <= columns;
+                let mut i = 0;
+                while i < m {
+                    let tile = Tile {
+                        rows: (m - i).min(M),
+                        terms,
+                        a: a.data.as_ptr().wrapping_add(i * a.row + from * a.step),
+                        a_row: a.row,
+                        a_step: a.step,
+                        b: b.data.as_ptr().wrapping_add(from * b.step + j / PANEL * b.panel + j % PANEL),
+                        b_step: b.step,
+                        bias: match bias {
+                            Some(bias) => bias[j..].as_ptr(),
+                            None => std::ptr::null(),
+                        },
+                        c: c[i * stride + j..].as_mut_ptr(),
+                        stride,
+                        add,
+                    };
+                    // SAFETY: `gemm` has checked that all rows, terms and columns of the tile are inside the slices.
+                    unsafe {
+                        if wide {
+                            tile.run::<V, M, N>();
+                        } else {
+                            tile.run::<V, M, 1>();
+                        }
+                    }
+                    i += M;
+                }
+                j += if wide { PANEL } else { WIDTH };
+            }
+            from += terms;
+            if from >= k {
+                return;
+            }
+        }
+    }
+}
+
+/// `rows` rows and N vectors of C.
+struct Tile {
+    rows: usize,
+    terms: usize,
+    a: *const f32,
+    a_row: usize,
+    a_step: usize,
+    b: *const f32,
+    b_step: usize,
+    bias: *const f32,
+    c: *mut f32,
+    stride: usize,
+    add: bool,
+}
+
+impl Tile {
+    /// # Safety
+    /// A, B, C and the bias (unless it is null) must hold the tile's rows, terms and columns; 0 < rows <= M.
+    // Loops over indices: iterators' closures would not be compiled with the caller's instructions.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    unsafe fn run<V: Simd, const M: usize, const N: usize>(self) {
+        // SAFETY: the caller's; rows beyond the last are the last one, computed again and not stored.
+        unsafe {
+            let (mut c_rows, mut a_rows) = ([0; M], [0; M]);
+            let mut sums = [[V::zero(); N]; M];
+            for i in 0..M {
+                let row = i.min(self.rows - 1);
+                (c_rows[i], a_rows[i]) = (row * self.stride, row * self.a_row);
+                for j in 0..N {
+                    if !self.bias.is_null() {
+                        sums[i][j] = V::load(&*self.bias.add(j * WIDTH).cast());
+                    }
+                    if self.add {
+                        sums[i][j] = sums[i][j].add(V::load(&*self.c.add(c_rows[i] + j * WIDTH).cast()));
+                    }
+                }
+            }
+            let (mut a, mut b) = (self.a, self.b);
+            for _ in 0..self.terms {
+                let mut right = [V::zero(); N];
+                for j in 0..N {
+                    right[j] = V::load(&*b.add(j * WIDTH).cast());
+                }
+                for i in 0..M {
+                    let left = V::splat(*a.add(a_rows[i]));
+                    for j in 0..N {
+                        sums[i][j] = sums[i][j].add_mul(left, right[j]);
+                    }
+                }
+                a = a.wrapping_add(self.a_step);
+                b = b.wrapping_add(self.b_step);
+            }
+            for i in 0..M {
+                if i < self.rows {
+                    for j in 0..N {
+                        sums[i][j].store(&mut *self.c.add(i * self.stride + j * WIDTH).cast());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Floats that [`pack`] fills for a matrix of `k` rows and `n` columns.
+pub fn packed_len(k: usize, n: usize) -> usize {
+    k * n.next_multiple_of(PANEL)
+}
+
+/// Lays a matrix of `k` rows and `n` columns out in panels, for [`Right::packed`]; `entry(p, j)` is its entry.
+/// Columns beyond the last are zero.
+///
+/// # Panics
+/// If `to` is shorter than [`packed_len`].
+pub fn pack(k: usize, n: usize, entry: impl Fn(usize, usize) -> f32, to: &mut [f32]) {
+    for (panel, to) in to[..packed_len(k, n)].chunks_exact_mut(k.max(1) * PANEL).enumerate() {
+        for (p, to) in to.chunks_exact_mut(PANEL).enumerate() {
+            for (j, to) in (panel * PANEL..).zip(to) {
+                *to = if j < n { entry(p, j) } else { 0.0 };
+            }
+        }
+    }
+}
+
+/// Adds the sums of the columns of `m` rows, `stride` apart, to `to`; columns up to the next multiple of [`WIDTH`] too.
+///
+/// # Panics
+/// If a slice is shorter than the sizes say.
+pub fn add_column_sums(m: usize, n: usize, data: &[f32], stride: usize, to: &mut [f32]) {
+    dispatch(ColumnSums { m, vectors: n.div_ceil(WIDTH), data, stride, to });
+}
+
+struct ColumnSums<'a> {
+    m: usize,
+    vectors: usize,
+    data: &'a [f32],
+    stride: usize,
+    to: &'a mut [f32],
+}
+
+impl Job for ColumnSums<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        let to = &mut self.to.as_chunks_mut().0[..self.vectors];
+        for row in self.data.chunks(self.stride).take(self.m) {
+            for (to, row) in to.iter_mut().zip(row.as_chunks().0) {
+                V::load(to).add(V::load(row)).store(to);
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The fused transformer against a plain one in double precision, and its gradients against finite differences.
+
+use dfdx::prelude::*;
+use incontext::models::{Gpt2, Gpt2Config, Init, Positions};
+use incontext::ops::attention::{Attention, Weights};
+use incontext::rng::{Rng, stream};
+use incontext::tasks::Sequences;
+
+fn random(seed: u64, len: usize, scale: f32) -> Vec<f32> {
+    let mut rng = stream(seed, "test", 0);
+    (0..len).map(|_| scale * rng.gen_range(-1.0..1.0)).collect()
+}
+
+/// The transformer written down as in the papers, in double precision: parameters by name, one prompt.
+struct Plain<'a> {
+    config: &'a Gpt2Config,
+    params: &'a [f64],
+}
+
+impl Plain<'_> {
+    fn get(&self, name: &str) -> Option<&[f64]> {
+        let entry = self.config.tensors().into_iter().find(|e| e.name == name)?;
+        Some(&self.params[entry.at])
+    }
+
+    /// x W + b with W `[in, out]`.
+    fn affine(&self, name: &str, x: &[Vec<f64>], out: usize) -> Vec<Vec<f64>> {
+        let w = self.get(&format!("{name}.weight")).unwrap();
+        let b = self.get(&format!("{name}.bias")).map_or(vec![0.0; out], <[f64]>::to_vec);
+        x.iter()
+            .map(|x| {
+                (0..out).map(|j| b[j] + x.iter().enumerate().map(|(p, x)| x * w[p * out + j]).sum::<f64>()).collect()
+            })
+            .collect()
+    }
+
+    fn norm(&self, name: &str, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let Some(gamma) = self.get(&format!("{name}.weight")) else { return x.to_vec() };
+        let beta = self.get(&format!("{name}.bias")).unwrap();
+        let row = |x: &Vec<f64>| {
+            let n = x.len() as f64;
+            let mean = x.iter().sum::<f64>() / n;
+            let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+            x.iter().enumerate().map(|(c, x)| (x - mean) / (variance + 1e-5).sqrt() * gamma[c] + beta[c]).collect()
+        };
+        x.iter().map(row).collect()
+    }
+
+    fn attend(&self, qkv: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let c = self.config;
+        let (k, inner, length, form) = (c.key, c.heads * c.key, qkv.len(), c.attention);
+        let mut out = vec![vec![0.0; inner]; length];
+        for h in 0..c.heads {
+            for i in 0..length {
+                let end = if form.causal { i + 1 } else { length };
+                let scale = if form.scaled { 1.0 / (k as f64).sqrt() } else { 1.0 };
+                let score =
+                    |j: usize| (0..k).map(|a| qkv[i][h * k + a] * qkv[j][inner + h * k + a]).sum::<f64>() * scale;
+                let scores: Vec<f64> = (0..end).map(score).collect();
+                let total: f64 = scores.iter().map(|s| s.exp()).sum();
+                for (j, s) in scores.iter().enumerate() {
+                    let mut weight = match form.weights {
+                        Weights::Softmax => s.exp() / total,
+                        Weights::Linear => *s,
+                        Weights::Relu => s.max(0.0),
+                        Weights::Exp => s.exp(),
+                    };
+                    if form.averaged && form.weights != Weights::Softmax {
+                        weight /= end as f64;
+                    }
+                    for a in 0..k {
+                        out[i][h * k + a] += weight * qkv[j][2 * inner + h * k + a];
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// Hidden states after each layer, and the predictions at every token.
+    fn run(&self, tokens: &[Vec<f64>]) -> (Vec<Vec<Vec<f64>>>, Vec<Vec<f64>>) {
+        let c = self.config;
+        let inner = c.heads * c.key;
+        let transposed = |name: &str, x: &[Vec<f64>], out: usize| -> Vec<Vec<f64>> {
+            let w = self.get(&format!("{name}.weight")).unwrap();
+            let b = self.get(&format!("{name}.bias")).map_or(vec![0.0; out], <[f64]>::to_vec);
+            x.iter()
+                .map(|x| {
+                    (0..out)
+                        .map(|j| b[j] + x.iter().enumerate().map(|(p, v)| v * w[j * x.len() + p]).sum::<f64>())
+                        .collect()
+                })
+                .collect()
+        };
+        let mut x = if c.read { transposed("read_in", tokens, c.width) } else { tokens.to_vec() };
+        if let Some(positions) = self.get("wpe.weight") {
+            for (t, x) in x.iter_mut().enumerate() {
+                x.iter_mut().zip(&positions[t * c.width..]).for_each(|(x, p)| *x += p);
+            }
+        }
+        let add = |x: &mut [Vec<f64>], y: Vec<Vec<f64>>| {
+            x.iter_mut().zip(y).for_each(|(x, y)| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+        };
+        let mut states = Vec::new();
+        for l in 0..c.layers {
+            states.push(x.clone());
+            let mut qkv = self.affine(&format!("h.{l}.attn.c_attn"), &self.norm(&format!("h.{l}.ln_1"), &x), 3 * inner);
+            if l == 0 && c.positions == Positions::Sinusoidal {
+                let w = self.get("h.0.attn.c_position.weight").unwrap();
+                for (t, row) in qkv.iter_mut().enumerate() {
+                    for e in 0..c.width {
+                        let angle = t as f64 / 10_000_f64.powf((e / 2 * 2) as f64 / c.width as f64);
+                        let s = if e % 2 == 0 { angle.sin() } else { angle.cos() };
+                        (0..2 * inner).for_each(|j| row[j] += s * w[e * 2 * inner + j]);
+                    }
+                }
+            }
+            add(&mut x, self.affine(&format!("h.{l}.attn.c_proj"), &self.attend(&qkv), c.width));
+            if c.mlp > 0 {
+                let mut hidden = self.affine(&format!("h.{l}.mlp.c_fc"), &self.norm(&format!("h.{l}.ln_2"), &x), c.mlp);
+                for z in hidden.iter_mut().flatten() {
+                    let u = (2.0 / std::f64::consts::PI).sqrt() * (*z + 0.044715 * z.powi(3));
+                    *z = 0.5 * *z * (1.0 + u.tanh());
+                }
+                add(&mut x, self.affine(&format!("h.{l}.mlp.c_proj"), &hidden, c.width));
+            }
+            if let Some(clamp) = c.clamp {
+                x.iter_mut().flatten().for_each(|x| *x = x.clamp(-f64::from(clamp), f64::from(clamp)));
+            }
+        }
+        let last = self.norm("ln_f", &x);
+        states.push(last.clone());
+        let out = if c.read {
+            transposed("read_out", &last, c.outputs)
+        } else {
+            last.iter().map(|x| x[..c.outputs].to_vec()).collect()
+        };
+        (states, out)
+    }
+
+    fn predict(&self, s: &Sequences) -> Vec<f64> {
+        let prompts = s.tokens().chunks(s.length() * s.inputs());
+        let predictions =
+            prompts.flat_map(|prompt| self.run(&rows(prompt, s.inputs())).1.into_iter().step_by(s.every()));
+        predictions.flatten().collect()
+    }
+
+    fn loss(&self, s: &Sequences) -> f64 {
+        let pairs = self.predict(s).into_iter().zip(s.targets()).enumerate();
+        pairs
+            .map(|(k, (p, y))| s.weights()[k / s.outputs() % s.predictions()] * (p - f64::from(*y)).powi(2))
+            .sum::<f64>()
+            / s.batch() as f64
+    }
+}
+
+fn rows(flat: &[f32], width: usize) -> Vec<Vec<f64>> {
+    flat.chunks(width).map(|row| row.iter().map(|v| f64::from(*v)).collect()).collect()
+}
+
+fn attention(weights: Weights, causal: bool, scaled: bool, averaged: bool) -> Attention {
+    Attention { weights, causal, scaled, averaged }
+}
+
+/// Architectures that between them use every option, and sizes that fill vectors and do not.
+fn cases() -> Vec<(Gpt2Config, [usize; 3])> {
+    let base = Gpt2Config { inputs: 3, layers: 2, positions: Positions::Learned(30), ..Gpt2Config::default() }
+        .with_width(32, 2);
+    let bare = Gpt2Config {
+        inputs: 12,
+        outputs: 5,
+        width: 12,
+        heads: 3,
+        key: 5,
+        mlp: 0,
+        attention: attention(Weights::Linear, true, false, false),
+        positions: Positions::None,
+        layer_norm: false,
+        biases: false,
+        read: false,
+        ..base.clone()
+    };
+    vec![
+        (base.clone(), [3, 22, 2]),
+        (Gpt2Config { heads: 3, key: 5, width: 20, mlp: 24, outputs: 2, ..base.clone() }, [11, 7, 1]),
+        (Gpt2Config { attention: attention(Weights::Softmax, false, true, false), ..base.clone() }, [2, 17, 2]),
+        (
+            Gpt2Config {
+                attention: attention(Weights::Relu, false, true, true),
+                read: false,
+                inputs: 32,
+                ..base.clone()
+            },
+            [2, 9, 1],
+        ),
+        (
+            Gpt2Config { attention: attention(Weights::Exp, true, true, true), biases: false, ..base.clone() },
+            [2, 18, 3],
+        ),
+        (Gpt2Config { clamp: Some(0.7), ..bare.clone() }, [3, 18, 1]),
+        (Gpt2Config { attention: attention(Weights::Relu, true, false, false), ..bare.clone() }, [2, 5, 1]),
+        (
+            Gpt2Config {
+                positions: Positions::Sinusoidal,
+                attention: Attention::default(),
+                read: true,
+                inputs: 4,
+                ..bare.clone()
+            },
+            [2, 33, 1],
+        ),
+        (Gpt2Config { width: 1, heads: 1, key: 1, mlp: 1, layers: 1, inputs: 1, layer_norm: false, ..base }, [1, 1, 1]),
+        (Gpt2Config { mlp: 7, attention: attention(Weights::Linear, false, true, true), ..bare }, [2, 20, 4]),
+    ]
+}
+
+fn model(config: &Gpt2Config, seed: u64) -> Gpt2 {
+    let mut model = Gpt2::init(config.clone(), Init::FanIn, seed).unwrap();
+    // Biases, gains and positions that are not trivial.
+    for entry in config.tensors() {
+        if entry.name.ends_with("bias") || entry.name.contains("ln_") || entry.name == "wpe.weight" {
+            let values: Vec<f32> = random(seed + 7, entry.at.len(), 0.5);
+            let shift = if entry.name.contains("ln_") && entry.name.ends_with("weight") { 1.0 } else { 0.0 };
+            model.set_tensor(&entry.name, &values.iter().map(|v| v + shift).collect::<Vec<_>>()).unwrap();
+        }
+    }
+    model
+}
+
+fn sequences(config: &Gpt2Config, [batch, length, every]: [usize; 3]) -> Sequences {
+    let tokens = random(3, batch * length * config.inputs, 1.5);
+    let targets = random(4, batch * length.div_ceil(every) * config.outputs, 1.0);
+    let s = Sequences::new([batch, length, config.inputs], tokens, config.outputs, targets, every).unwrap();
+    let weights = random(5, s.predictions(), 1.0).iter().map(|w| f64::from(w.abs()) + 0.1).collect();
+    s.with_weights(weights).unwrap()
+}
+
+fn assert_close(a: impl IntoIterator<Item = f64>, b: impl IntoIterator<Item = f64>, tolerance: f64, what: &str) {
+    let (a, b): (Vec<f64>, Vec<f64>) = (a.into_iter().collect(), b.into_iter().collect());
+    assert_eq!(a.len(), b.len(), "{what}");
+    let scale = b.iter().fold(1.0_f64, |m, v| m.max(v.abs()));
+    for (i, (a, b)) in a.iter().zip(&b).enumerate() {
+        assert!((a - b).abs() <= tolerance * scale, "{what}, entry {i}: {a} against {b}");
+    }
+}
+
+#[test]
+fn predictions_and_hidden_states_equal_the_plain_transformers() {
+    for (config, shape) in cases() {
+        let (model, s) = (model(&config, 1), sequences(&config, shape));
+        let params: Vec<f64> = model.values().iter().map(|v| f64::from(*v)).collect();
+        let plain = Plain { config: &config, params: &params };
+        let predictions = model.predict(&s).unwrap();
+        assert_close(predictions.iter().map(|v| f64::from(*v)), plain.predict(&s), 3e-6, &format!("{config:?}"));
+        let states = model.hidden_states(&s).unwrap();
+        for (b, prompt) in s.tokens().chunks(s.length() * s.inputs()).enumerate() {
+            let expected = plain.run(&rows(prompt, s.inputs())).0;
+            for (l, expected) in expected.iter().enumerate() {
+                let size = s.length() * config.width;
+                let state = states[l][b * size..][..size].iter().map(|v| f64::from(*v));
+                assert_close(state, expected.iter().flatten().copied(), 3e-6, &format!("layer {l} of {config:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gradient_in_every_tensor_is_that_of_finite_differences() {
+    for (config, shape) in cases() {
+        let (model, s) = (model(&config, 2), sequences(&config, shape));
+        let params: Vec<f64> = model.values().iter().map(|v| f64::from(*v)).collect();
+        let (loss, gradients) = model.loss_and_gradient(&s).unwrap();
+        let expected = Plain { config: &config, params: &params }.loss(&s);
+        assert!((loss - expected).abs() < 1e-5 * (1.0 + expected), "{loss} against {expected}");
+        assert!((model.loss(&s).unwrap() - loss).abs() < 1e-6 * (1.0 + loss));
+        let gradient = gradients.get(&model.params).as_vec();
+        for entry in config.tensors() {
+            // Along a random direction in this tensor.
+            let direction = random(9, entry.at.len(), 1.0);
+            let at = |h: f64| {
+                let mut moved = params.clone();
+                moved[entry.at.clone()].iter_mut().zip(&direction).for_each(|(p, d)| *p += h * f64::from(*d));
+                Plain { config: &config, params: &moved }.loss(&s)
+            };
+            let h = 1e-6;
+            let numeric = (at(h) - at(-h)) / (2.0 * h);
+            let pairs = gradient[entry.at.clone()].iter().zip(&direction);
+            let ours: f64 = pairs.clone().map(|(g, d)| f64::from(g * d)).sum();
+            let scale: f64 = pairs.map(|(g, d)| f64::from(g * d).abs()).sum();
+            assert!(
+                (ours - numeric).abs() <= 2e-5 * (scale + 1e-2),
+                "{}: {ours} against {numeric} ({config:?})",
+                entry.name
+            );
+        }
+    }
+}
+
+#[test]
+fn on_the_tape_it_has_the_same_gradient_and_one_in_the_tokens() {
+    for (config, shape) in cases() {
+        let (model, s) = (model(&config, 3), sequences(&config, shape));
+        let dev = Cpu::default();
+        let tokens = dev.tensor_from_vec(s.tokens().to_vec(), (s.batch(), s.length(), s.inputs()));
+        let out = (s.batch(), s.predictions(), s.outputs());
+        let targets = dev.tensor_from_vec(s.targets().to_vec(), out);
+        let weights =
+            (0..s.targets().len()).map(|k| (s.weights()[k / s.outputs() % s.predictions()] / s.batch() as f64) as f32);
+        let weights = dev.tensor_from_vec(weights.collect(), out);
+        let predictions = model.on_tape(model.params.leaky_trace(), tokens.leaky_trace(), s.every()).unwrap();
+        let gradients = ((predictions - targets).square() * weights).sum().backward();
+        let (_, fused) = model.loss_and_gradient(&s).unwrap();
+        let both = [&gradients, &fused].map(|g| g.get(&model.params).as_vec().into_iter().map(f64::from));
+        let [a, b] = both;
+        assert_close(a, b, 1e-6, &format!("{config:?}"));
+        let ours = gradients.get(&tokens).as_vec();
+        let params: Vec<f64> = model.values().iter().map(|v| f64::from(*v)).collect();
+        for k in [0, ours.len() / 2, ours.len() - 1] {
+            let at = |h: f32| {
+                let mut moved = s.tokens().to_vec();
+                moved[k] += h;
+                let change = f64::from(moved[k]) - f64::from(s.tokens()[k]);
+                let moved = Sequences::new(
+                    [s.batch(), s.length(), s.inputs()],
+                    moved,
+                    s.outputs(),
+                    s.targets().to_vec(),
+                    s.every(),
+                );
+                let moved = moved.unwrap().with_weights(s.weights().to_vec()).unwrap();
+                (Plain { config: &config, params: &params }.loss(&moved), change)
+            };
+            let ((up, a), (down, b)) = (at(2e-3), at(-2e-3));
+            let numeric = (up - down) / (a - b);
+            assert!(
+                (f64::from(ours[k]) - numeric).abs() < 2e-3 * (1.0 + numeric.abs()),
+                "token entry {k}: {} {numeric} {config:?}",
+                ours[k]
+            );
+        }
+    }
+}
