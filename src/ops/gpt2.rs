@@ -140,9 +140,18 @@ impl Gpt2Config {
         {
             return Err(Error::invalid("clamp", clamp, "a positive finite number"));
         }
-        // Every size enters a product below this one.
-        let product = [self.width.max(self.inputs), self.heads, self.key, self.mlp.max(self.outputs), self.layers, 24];
-        array_len::<f32>("model", &product).map(drop)
+        // In u128 nothing here wraps around, unless a size has no array of its own.
+        for size in [self.inputs, self.outputs, self.layers, self.width, self.heads, self.key, self.mlp] {
+            array_len::<f32>("model", &[size])?;
+        }
+        let positions = if let Positions::Learned(count) = self.positions { count } else { 0 };
+        let [inputs, outputs, layers, width, mlp] =
+            [self.inputs, self.outputs, self.layers, self.width, self.mlp].map(|size| size as u128);
+        let inner = (self.heads as u128).saturating_mul(self.key as u128);
+        let block = inner.saturating_mul(6).saturating_add(2 * mlp + 10).saturating_mul(width);
+        let all = (inputs + outputs + positions as u128 + 4).saturating_mul(width);
+        let all = all.saturating_add(layers.saturating_mul(block.saturating_add(3 * inner + mlp)));
+        array_len::<f32>("model", &[usize::try_from(all).unwrap_or(usize::MAX)]).map(drop)
     }
 
     /// The tensors of the model, in order, under Hugging Face's names for GPT-2; `read_in` and `read_out` are PyTorch's
