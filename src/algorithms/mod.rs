@@ -11,6 +11,7 @@ mod line_search;
 pub mod newton;
 pub mod online_gradient_descent;
 pub mod prefix;
+pub mod sequences;
 
 pub use accelerated::{Chebyshev, Ends, HeavyBall};
 pub use bfgs::{Bfgs, Lbfgs, Minimum, minimise};

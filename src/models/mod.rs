@@ -4,10 +4,12 @@ pub mod constructions;
 pub mod general_linear_transformer;
 pub mod gpt2;
 pub mod linear_transformer;
+pub mod sequence_transformer;
 
 pub use general_linear_transformer::GeneralLinearTransformer;
 pub use gpt2::{Gpt2, Gpt2Config, Init, Positions};
 pub use linear_transformer::{LinearTransformer, Parametrisation};
+pub use sequence_transformer::SequenceTransformer;
 
 use dfdx::prelude::*;
 

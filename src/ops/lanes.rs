@@ -35,8 +35,8 @@ impl<T: Real> Lanes<T> {
 pub trait Vector<T>: Copy {
     /// Whether loops over the paper's dimension are unrolled for it: worth its compile time for training alone.
     const UNROLL: bool = false;
-    /// Whether several columns of a product fit the registers at once: elsewhere blocks of them cost compile time alone.
-    const BLOCKED: bool = false;
+    /// How many of these the registers hold. With few, blocks of a product's columns cost compile time alone.
+    const ROOM: usize = 4;
     /// The same value in every lane.
     fn splat(v: T) -> Self;
     /// Reads from memory.
@@ -123,13 +123,13 @@ mod x86 {
 
     macro_rules! vector {
         ($name:ident, $t:ty, $register:ty, $n:literal, $load:ident, $store:ident, $splat:ident, $fma:ident,
-         $unroll:literal, $blocked:literal) => {
+         $unroll:literal, $room:literal) => {
             #[derive(Clone, Copy)]
             pub struct $name([$register; $n]);
 
             impl Vector<$t> for $name {
                 const UNROLL: bool = $unroll;
-                const BLOCKED: bool = $blocked;
+                const ROOM: usize = $room;
                 #[inline(always)]
                 fn splat(v: $t) -> Self {
                     // SAFETY: `dispatch` has found this instruction set on this machine.
@@ -164,10 +164,10 @@ mod x86 {
             }
         };
     }
-    vector!(Avx512F32, f32, __m512, 1, _mm512_load_ps, _mm512_store_ps, _mm512_set1_ps, _mm512_fmadd_ps, true, true);
-    vector!(Avx512F64, f64, __m512d, 2, _mm512_load_pd, _mm512_store_pd, _mm512_set1_pd, _mm512_fmadd_pd, false, true);
-    vector!(Avx2F32, f32, __m256, 2, _mm256_load_ps, _mm256_store_ps, _mm256_set1_ps, _mm256_fmadd_ps, true, true);
-    vector!(Avx2F64, f64, __m256d, 4, _mm256_load_pd, _mm256_store_pd, _mm256_set1_pd, _mm256_fmadd_pd, false, false);
+    vector!(Avx512F32, f32, __m512, 1, _mm512_load_ps, _mm512_store_ps, _mm512_set1_ps, _mm512_fmadd_ps, true, 32);
+    vector!(Avx512F64, f64, __m512d, 2, _mm512_load_pd, _mm512_store_pd, _mm512_set1_pd, _mm512_fmadd_pd, false, 16);
+    vector!(Avx2F32, f32, __m256, 2, _mm256_load_ps, _mm256_store_ps, _mm256_set1_ps, _mm256_fmadd_ps, true, 8);
+    vector!(Avx2F64, f64, __m256d, 4, _mm256_load_pd, _mm256_store_pd, _mm256_set1_pd, _mm256_fmadd_pd, false, 4);
 }
 
 /// Work on tiles that is compiled once for each instruction set and run on the best one that the machine has.

@@ -34,7 +34,7 @@ macro_rules! products {
             let (left, right, out) = (&left[..d * d], &right[..d * d], &mut out[..d * d]);
             for i in 0..d {
                 let mut j = 0;
-                while V::BLOCKED && j + BLOCK <= d {
+                while V::ROOM > 4 && j + BLOCK <= d {
                     let mut sum = [V::splat(T::default()); BLOCK];
                     if ADD {
                         for b in 0..BLOCK {

@@ -1,12 +1,14 @@
 //! Where prompts come from. One file a task.
 
 pub mod covariance;
+pub mod dynamics;
 pub mod ill_conditioned;
 pub mod linear_regression;
 pub mod sequences;
 pub mod two_layer_network;
 
 pub use covariance::Covariance;
+pub use dynamics::{Dynamics, Sequences, TokenKind};
 pub use ill_conditioned::IllConditioned;
 pub use linear_regression::{LinearRegression, Prompts, WeightPrior};
 pub use sequences::Sequences;

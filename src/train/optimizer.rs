@@ -18,13 +18,17 @@ pub enum Clip {
     Matrix(f64),
     /// All gradients together are scaled to norm at most this.
     Global(f64),
+    /// Every entry is limited to ± this: what the authors of `mesa` do.
+    Element(f64),
 }
 
 impl Clip {
     fn check(&self) -> Result<()> {
         match *self {
             Clip::None => Ok(()),
-            Clip::Matrix(limit) | Clip::Global(limit) => positive("limit of the clipping", limit),
+            Clip::Matrix(limit) | Clip::Global(limit) | Clip::Element(limit) => {
+                positive("limit of the clipping", limit)
+            }
         }
     }
 
@@ -41,6 +45,10 @@ impl Clip {
             Clip::Global(limit) => {
                 let mut parts: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
                 shrink(&mut parts, limit);
+            }
+            Clip::Element(limit) => {
+                let limit = limit as f32;
+                gradients.iter_mut().flatten().for_each(|g| *g = g.clamp(-limit, limit));
             }
         }
     }

@@ -1,0 +1,329 @@
+//! Products C = L Rᵀ of matrices that have an entry a lane, with any strides: the one hot loop of the ops on sequences.
+//!
+//! An entry is a whole cache line ([`Lanes`]), so a transposed factor, a head's slice of the channels or a band of a
+//! triangular matrix is read as fast as a contiguous one, and small or odd dimensions waste nothing.
+
+use super::lanes::{Kernel, LANES, Lanes, Portable, Real, Vector, dispatch};
+
+/// Where a factor's entries are: entry (i, c) at `at + i row + c inner`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    pub at: usize,
+    pub row: usize,
+    pub inner: usize,
+}
+
+impl View {
+    pub const fn new(at: usize, row: usize, inner: usize) -> Self {
+        View { at, row, inner }
+    }
+
+    fn last(&self, rows: usize, inner: usize) -> usize {
+        self.at + (rows - 1) * self.row + (inner - 1) * self.inner
+    }
+}
+
+/// Which part of a product is needed, for causal attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of it.
+    All,
+    /// Columns j <= i; what lies above the diagonal is written in part, and is to be ignored or cleared.
+    Lower,
+    /// L is lower triangular: sums over c <= i. Its entries above the diagonal must be 0.
+    SumBelow,
+    /// L is upper triangular: sums over c >= i. Its entries below the diagonal must be 0.
+    SumFrom,
+}
+
+/// Rows i, columns j and summands c of a product.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    pub rows: usize,
+    pub columns: usize,
+    pub inner: usize,
+}
+
+/// The left factor's entries: one a lane, or one for all lanes.
+pub(super) trait Entries<T: Real>: Sync {
+    fn count(&self) -> usize;
+    /// # Safety
+    /// `i` is below [`Entries::count`].
+    unsafe fn entry<V: Vector<T>>(&self, i: usize) -> V;
+}
+
+impl<T: Real> Entries<T> for [Lanes<T>] {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.len()
+    }
+    #[inline(always)]
+    unsafe fn entry<V: Vector<T>>(&self, i: usize) -> V {
+        // SAFETY: the caller's.
+        V::load(unsafe { self.get_unchecked(i) })
+    }
+}
+
+/// Entries that all lanes share: weights.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<'a, T>(pub &'a [T]);
+
+impl<T: Real> Entries<T> for Shared<'_, T> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+    #[inline(always)]
+    unsafe fn entry<V: Vector<T>>(&self, i: usize) -> V {
+        // SAFETY: the caller's.
+        V::splat(unsafe { *self.0.get_unchecked(i) })
+    }
+}
+
+/// `C = scale L Rᵀ`, or `C += scale L Rᵀ` if `ADD`; entry (i, j) of C at `place.at + i place.row + j place.inner`.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn product<T: OnLanes, L: Entries<T> + ?Sized, const ADD: bool>(
+    extent: Extent,
+    part: Part,
+    scale: T,
+    (left, l): (&L, View),
+    (right, r): (&[Lanes<T>], View),
+    (out, place): (&mut [Lanes<T>], View),
+) {
+    if check(extent, left, l, right, r) {
+        assert!(place.last(extent.rows, extent.columns) < out.len(), "a product outside its result");
+        T::on_lanes(Multiply::<T, L, ADD> { extent, part, scale, left, l, right, r, out, place });
+    }
+}
+
+/// `C += Σ over the lanes of L Rᵀ`: gradients of what the lanes share.
+pub(super) fn reduced_product<T: OnLanes>(
+    extent: Extent,
+    (left, l): (&[Lanes<T>], View),
+    (right, r): (&[Lanes<T>], View),
+    (out, place): (&mut [T], View),
+) {
+    if check(extent, left, l, right, r) {
+        assert!(place.last(extent.rows, extent.columns) < out.len(), "a product outside its result");
+        T::on_lanes(Reduce { extent, left, l, right, r, out, place });
+    }
+}
+
+/// Whether there is anything to do; the views lie inside their factors.
+fn check<T: Real, L: Entries<T> + ?Sized>(e: Extent, left: &L, l: View, right: &[Lanes<T>], r: View) -> bool {
+    if e.rows == 0 || e.columns == 0 || e.inner == 0 {
+        return false;
+    }
+    let inside = l.last(e.rows, e.inner) < left.count() && r.last(e.columns, e.inner) < right.len();
+    assert!(inside, "a product outside its factors");
+    true
+}
+
+/// The scalars for which the ops on sequences are compiled: `f32` on the machine's best instruction set, `f64`, the twin
+/// that tests compare with, on the portable one.
+pub trait OnLanes: Real + std::ops::Neg<Output = Self> {
+    #[doc(hidden)]
+    fn on_lanes<K: Kernel<Self>>(kernel: K) -> K::Output;
+    #[doc(hidden)]
+    fn exp(self) -> Self;
+}
+
+impl OnLanes for f32 {
+    #[inline]
+    fn on_lanes<K: Kernel<f32>>(kernel: K) -> K::Output {
+        dispatch(kernel)
+    }
+
+    /// Relative error below 3e-7, for arguments of at most 88; 0 stands for what is below e^-87.
+    #[inline(always)]
+    fn exp(self) -> f32 {
+        let x = self.clamp(-87.0, 88.0);
+        // Rounding by adding 1.5 2^23: no instruction outside the base set, so that loops over it become vectors.
+        let shifted = x * std::f32::consts::LOG2_E + 12_582_912.0;
+        let n = shifted - 12_582_912.0;
+        let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
+        let p = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 0.166_666_65)
+            * r
+            + 0.5;
+        let power = f32::from_bits((shifted.to_bits().wrapping_sub(0x4b40_0000).wrapping_add(127)) << 23);
+        (p * r * r + r + 1.0) * power
+    }
+}
+
+impl OnLanes for f64 {
+    fn on_lanes<K: Kernel<f64>>(kernel: K) -> K::Output {
+        kernel.run::<Portable<f64>>()
+    }
+
+    fn exp(self) -> f64 {
+        f64::exp(self)
+    }
+}
+
+struct Multiply<'a, T, L: ?Sized, const ADD: bool> {
+    extent: Extent,
+    part: Part,
+    scale: T,
+    left: &'a L,
+    l: View,
+    right: &'a [Lanes<T>],
+    r: View,
+    out: &'a mut [Lanes<T>],
+    place: View,
+}
+
+/// `M x N` entries of a product, in registers.
+///
+/// # Safety
+/// The views with `extent` lie inside their factors, and the block inside `extent`.
+#[inline(always)]
+unsafe fn block<T: Real, V: Vector<T>, L: Entries<T> + ?Sized, const M: usize, const N: usize>(
+    (i, j): (usize, usize),
+    (from, to): (usize, usize),
+    (left, l): (&L, View),
+    (right, r): (&[Lanes<T>], View),
+) -> [[V; N]; M] {
+    let mut sum = [[V::splat(T::default()); N]; M];
+    let (left_at, right_at) = (l.at + i * l.row, r.at + j * r.row);
+    for c in from..to {
+        let mut columns = [V::splat(T::default()); N];
+        for b in 0..N {
+            // SAFETY: (j + b, c) is an entry of the right factor.
+            columns[b] = unsafe { right.entry(right_at + b * r.row + c * r.inner) };
+        }
+        for a in 0..M {
+            // SAFETY: (i + a, c) is an entry of the left factor.
+            let entry: V = unsafe { left.entry(left_at + a * l.row + c * l.inner) };
+            for b in 0..N {
+                sum[a][b] = sum[a][b].add_mul(entry, columns[b]);
+            }
+        }
+    }
+    sum
+}
+
+/// Runs over blocks of the largest size that the registers have room for, and over single rows and columns at the edge.
+macro_rules! over_blocks {
+    ($V:ident, $self:ident, $rows:ident) => {
+        if $V::ROOM >= 32 {
+            over_blocks!(@ $V, $self, $rows, 4)
+        } else if $V::ROOM >= 8 {
+            over_blocks!(@ $V, $self, $rows, 2)
+        } else {
+            over_blocks!(@ $V, $self, $rows, 1)
+        }
+    };
+    (@ $V:ident, $self:ident, $rows:ident, $n:literal) => {{
+        let mut i = 0;
+        while i < $self.extent.rows {
+            if i + $n <= $self.extent.rows {
+                $self.$rows::<$V, $n, $n>(i);
+                i += $n;
+            } else {
+                $self.$rows::<$V, 1, $n>(i);
+                i += 1;
+            }
+        }
+    }};
+}
+
+impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
+    #[inline(always)]
+    fn rows<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize) {
+        let Extent { columns, inner, .. } = self.extent;
+        let (columns, from, to) = match self.part {
+            Part::All => (columns, 0, inner),
+            Part::Lower => (columns.min(i + M), 0, inner),
+            Part::SumBelow => (columns, 0, inner.min(i + M)),
+            Part::SumFrom => (columns, i, inner),
+        };
+        let mut j = 0;
+        while j < columns {
+            if j + N <= columns {
+                self.cell::<V, M, N>(i, j, from, to);
+                j += N;
+            } else {
+                self.cell::<V, M, 1>(i, j, from, to);
+                j += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn cell<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize, j: usize, from: usize, to: usize) {
+        // SAFETY: `check` has found the views inside, and the block lies inside the extent.
+        let sum: [[V; N]; M] = unsafe { block((i, j), (from, to), (self.left, self.l), (self.right, self.r)) };
+        let scale = V::splat(self.scale);
+        for a in 0..M {
+            for b in 0..N {
+                let at = self.place.at + (i + a) * self.place.row + (j + b) * self.place.inner;
+                let base = if ADD { V::load(&self.out[at]) } else { V::splat(T::default()) };
+                base.add_mul(scale, sum[a][b]).store(&mut self.out[at]);
+            }
+        }
+    }
+}
+
+impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Kernel<T> for Multiply<'_, T, L, ADD> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<T>>(mut self) {
+        over_blocks!(V, self, rows);
+    }
+}
+
+struct Reduce<'a, T> {
+    extent: Extent,
+    left: &'a [Lanes<T>],
+    l: View,
+    right: &'a [Lanes<T>],
+    r: View,
+    out: &'a mut [T],
+    place: View,
+}
+
+impl<T: Real> Reduce<'_, T> {
+    #[inline(always)]
+    fn rows<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize) {
+        let mut j = 0;
+        while j < self.extent.columns {
+            if j + N <= self.extent.columns {
+                self.cell::<V, M, N>(i, j);
+                j += N;
+            } else {
+                self.cell::<V, M, 1>(i, j);
+                j += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn cell<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize, j: usize) {
+        let all = (0, self.extent.inner);
+        // SAFETY: `check` has found the views inside, and the block lies inside the extent.
+        let sum: [[V; N]; M] = unsafe { block((i, j), all, (self.left, self.l), (self.right, self.r)) };
+        let mut lanes = Lanes::zero();
+        for a in 0..M {
+            for b in 0..N {
+                sum[a][b].store(&mut lanes);
+                let mut width = LANES / 2;
+                while width > 0 {
+                    for k in 0..width {
+                        lanes.0[k] = lanes.0[k] + lanes.0[k + width];
+                    }
+                    width /= 2;
+                }
+                let at = self.place.at + (i + a) * self.place.row + (j + b) * self.place.inner;
+                self.out[at] += lanes.0[0];
+            }
+        }
+    }
+}
+
+impl<T: Real> Kernel<T> for Reduce<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<T>>(mut self) {
+        over_blocks!(V, self, rows);
+    }
+}

@@ -1,0 +1,197 @@
+//! The mesa layer's head: ridge regression on the tokens so far, solved exactly at every token (`mesa` eq. 4 to 8).
+//!
+//! ```text
+//! Φ_t = argmin ½ Σ_{s≤t} γ^{t-s} ‖v_s − Φ k_s‖² + γ^t ‖Φ‖²_F / (2λ) = S_t R_t,      o_t = Φ_t q_t = S_t q̃_t,  q̃_t = R_t q_t
+//! H_t = R_t⁻¹ = γ H_{t−1} + k_t k_tᵀ,  H_0 = I/λ            S_t = γ S_{t−1} + v_t k_tᵀ,  S_0 = 0
+//! R_t = γ⁻¹ (R_{t−1} − u uᵀ / (γ + k_tᵀ u)),  u = R_{t−1} k_t,  R_0 = λ I       (Sherman and Morrison)
+//! ```
+//!
+//! The backward pass is in closed form. With e_t = dL/do_t, g_t = S_tᵀ e_t and y_t = R_t g_t,
+//!
+//! ```text
+//! B_s = γ B_{s+1} − y_s q̃_sᵀ = dL/dH_s       D_s = γ D_{s+1} + e_s q̃_sᵀ = dL/dS_s
+//! dL/dq_t = y_t     dL/dk_s = (B_s + B_sᵀ) k_s + D_sᵀ v_s     dL/dv_s = D_s k_s     dL/dλ = −γ tr(B_1) / λ²
+//! ```
+//!
+//! so the forward recursion runs once more, and nothing is inverted backwards in time. Both passes are linear in the
+//! number of tokens and keep a K x K matrix or two, sixteen sequences side by side.
+
+use super::lane_products::{Extent, OnLanes, Part, View, product};
+use super::lanes::{LANES, Lanes};
+
+/// What a head sees of the layer: channel c of token t is entry `at + t stride + c` of a buffer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub tokens: usize,
+    pub key: usize,
+    pub at: usize,
+    pub stride: usize,
+}
+
+impl Head {
+    /// The tokens as rows, their channels as the inner index.
+    pub fn rows(&self) -> View {
+        View::new(self.at, self.stride, 1)
+    }
+
+    /// Token `t` as a row (or a column) of channels.
+    pub fn token(&self, t: usize) -> View {
+        View::new(self.at + t * self.stride, 1, 0)
+    }
+}
+
+/// Matrices and vectors that a head's recursion needs; kept from one to the next.
+pub(super) struct Workspace<T> {
+    r: Vec<Lanes<T>>,
+    s: Vec<Lanes<T>>,
+    u: Vec<Lanes<T>>,
+    w: Vec<Lanes<T>>,
+    solved: Vec<Lanes<T>>,
+    y: Vec<Lanes<T>>,
+}
+
+impl<T: OnLanes> Workspace<T> {
+    pub fn new(tokens: usize, key: usize) -> Self {
+        let zeros = |n: usize| vec![Lanes::zero(); n];
+        Workspace {
+            r: zeros(key * key),
+            s: zeros(key * key),
+            u: zeros(key),
+            w: zeros(key),
+            solved: zeros(tokens * key),
+            y: zeros(tokens * key),
+        }
+    }
+
+    fn restart(&mut self, key: usize, lambda: T) {
+        self.s.fill(Lanes::zero());
+        for (i, r) in self.r.iter_mut().enumerate() {
+            *r = Lanes::splat(if i % (key + 1) == 0 { lambda } else { T::default() });
+        }
+    }
+
+    /// R_t and S_t from those of the token before.
+    fn step(&mut self, head: &Head, t: usize, k: &[Lanes<T>], v: &[Lanes<T>], forget: T) {
+        let key = head.key;
+        times(key, &self.r, false, (k, head.token(t)), (&mut self.u, View::new(0, 1, 0)));
+        let mut denominator = Lanes::splat(forget);
+        for (u, k) in self.u.iter().zip(&k[head.token(t).at..]) {
+            for lane in 0..LANES {
+                denominator.0[lane] = denominator.0[lane] + u.0[lane] * k.0[lane];
+            }
+        }
+        for (w, u) in self.w.iter_mut().zip(&self.u) {
+            for lane in 0..LANES {
+                w.0[lane] = u.0[lane] / denominator.0[lane];
+            }
+        }
+        let vector = View::new(0, 1, 0);
+        add_outer(key, T::of(-1.0), (&self.u, vector), (&self.w, vector), &mut self.r);
+        if forget != T::of(1.0) {
+            scale(&mut self.r, T::of(1.0) / forget);
+            scale(&mut self.s, forget);
+        }
+        add_outer(key, T::of(1.0), (v, head.token(t)), (k, head.token(t)), &mut self.s);
+    }
+}
+
+/// `out = M x`, or `Mᵀ x`, for a K x K matrix in every lane.
+fn times<T: OnLanes>(
+    key: usize,
+    m: &[Lanes<T>],
+    transposed: bool,
+    x: (&[Lanes<T>], View),
+    (out, place): (&mut [Lanes<T>], View),
+) {
+    let extent = Extent { rows: key, columns: 1, inner: key };
+    let view = if transposed { View::new(0, 1, key) } else { View::new(0, key, 1) };
+    let x = (x.0, View::new(x.1.at, 0, x.1.row));
+    product::<T, _, false>(extent, Part::All, T::of(1.0), (m, view), x, (out, place));
+}
+
+/// `m += a x yᵀ`.
+fn add_outer<T: OnLanes>(key: usize, a: T, x: (&[Lanes<T>], View), y: (&[Lanes<T>], View), m: &mut [Lanes<T>]) {
+    let extent = Extent { rows: key, columns: key, inner: 1 };
+    product::<T, _, true>(extent, Part::All, a, x, y, (m, View::new(0, key, 1)));
+}
+
+fn scale<T: OnLanes>(m: &mut [Lanes<T>], by: T) {
+    m.iter_mut().flat_map(|lanes| &mut lanes.0).for_each(|v| *v *= by);
+}
+
+/// The head's output o_t at every token, into `out`, laid out as q, k and v are.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn forward<T: OnLanes>(
+    head: &Head,
+    q: &[Lanes<T>],
+    k: &[Lanes<T>],
+    v: &[Lanes<T>],
+    lambda: T,
+    forget: T,
+    work: &mut Workspace<T>,
+    out: &mut [Lanes<T>],
+) {
+    let key = head.key;
+    work.restart(key, lambda);
+    for t in 0..head.tokens {
+        work.step(head, t, k, v, forget);
+        let solved = View::new(t * key, 1, 0);
+        times(key, &work.r, false, (q, head.token(t)), (&mut work.solved, solved));
+        times(key, &work.s, false, (&work.solved, solved), (out, head.token(t)));
+    }
+}
+
+/// The gradients in q, k and v for the gradient `e` in the output, written to the head's channels; returns the gradient
+/// in λ, a lane each.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn backward<T: OnLanes>(
+    head: &Head,
+    q: &[Lanes<T>],
+    k: &[Lanes<T>],
+    v: &[Lanes<T>],
+    lambda: T,
+    forget: T,
+    e: &[Lanes<T>],
+    work: &mut Workspace<T>,
+    (dq, dk, dv): (&mut [Lanes<T>], &mut [Lanes<T>], &mut [Lanes<T>]),
+) -> Lanes<T> {
+    let key = head.key;
+    work.restart(key, lambda);
+    for t in 0..head.tokens {
+        work.step(head, t, k, v, forget);
+        let at = View::new(t * key, 1, 0);
+        times(key, &work.r, false, (q, head.token(t)), (&mut work.solved, at));
+        times(key, &work.s, true, (e, head.token(t)), (&mut work.u, View::new(0, 1, 0)));
+        times(key, &work.r, false, (&work.u, View::new(0, 1, 0)), (&mut work.y, at));
+    }
+    // From here R and S hold B and D, the adjoints of H and S.
+    work.restart(key, T::default());
+    for t in (0..head.tokens).rev() {
+        if forget != T::of(1.0) && t + 1 < head.tokens {
+            scale(&mut work.r, forget);
+            scale(&mut work.s, forget);
+        }
+        let (here, at) = (head.token(t), View::new(t * key, 1, 0));
+        add_outer(key, T::of(-1.0), (&work.y, at), (&work.solved, at), &mut work.r);
+        add_outer(key, T::of(1.0), (e, here), (&work.solved, at), &mut work.s);
+        times(key, &work.s, false, (k, here), (dv, here));
+        times(key, &work.s, true, (v, here), (dk, here));
+        for transposed in [false, true] {
+            times(key, &work.r, transposed, (k, here), (&mut work.u, View::new(0, 1, 0)));
+            for (d, u) in dk[here.at..].iter_mut().zip(&work.u) {
+                for lane in 0..LANES {
+                    d.0[lane] = d.0[lane] + u.0[lane];
+                }
+            }
+        }
+        dq[here.at..here.at + key].copy_from_slice(&work.y[t * key..][..key]);
+    }
+    let mut slope = Lanes::zero();
+    let factor = -forget / (lambda * lambda);
+    for b in work.r.iter().step_by(key + 1) {
+        for lane in 0..LANES {
+            slope.0[lane] = slope.0[lane] + factor * b.0[lane];
+        }
+    }
+    slope
+}

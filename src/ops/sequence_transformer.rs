@@ -1,0 +1,898 @@
+//! A whole causal transformer on sequences as one op: layers of softmax attention, linear attention or mesa layers, with
+//! or without an embedding, positions, unit keys and an MLP (`mesa` section 2), forward and backward.
+//!
+//! Sixteen sequences lie side by side in every vector register ([`super::lanes`]), so key sizes of ten or twenty fill the
+//! machine. A tile of sixteen runs forward and backward before the next: its activations stay in the cache.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::lane_products::{Extent, OnLanes, Part, Shared, View, product, reduced_product};
+use super::lanes::{LANES, Lanes};
+use super::mesa_layer::{self, Head, Workspace};
+use crate::error::array_len;
+use crate::{Error, Result};
+
+/// How a layer mixes tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mixer {
+    /// Causal softmax attention, scores scaled by 1/√key.
+    Softmax,
+    /// Causal linear attention o_t = Σ_{s≤t} v_s k_sᵀ q_t, neither scaled nor normalised.
+    Linear,
+    /// The mesa layer: ridge regression on the tokens so far, a λ a head (see [`super::mesa_layer`]).
+    Mesa {
+        /// γ in (0, 1]: what is left of the past after a token. 1 forgets nothing, as in all of the paper's experiments.
+        forget: f64,
+    },
+}
+
+/// One layer: x + P o(q, k, v), and then x + W₂ gelu(W₁ x) if it has an MLP. No biases, no layer norm.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Layer {
+    /// How it mixes tokens.
+    pub mixer: Mixer,
+    /// Heads.
+    pub heads: usize,
+    /// Channels of a head's queries, keys and values.
+    pub key: usize,
+    /// Whether sinusoidal positions are concatenated to what queries and keys are made of.
+    #[serde(default)]
+    pub positions: bool,
+    /// Whether queries and keys are scaled to norm 1.
+    #[serde(default)]
+    pub unit: bool,
+    /// Hidden width of the MLP; none if `None`.
+    #[serde(default)]
+    pub mlp: Option<usize>,
+}
+
+impl Layer {
+    /// A plain layer: no positions, no unit keys, no MLP.
+    pub fn new(mixer: Mixer, heads: usize, key: usize) -> Self {
+        Layer { mixer, heads, key, positions: false, unit: false, mlp: None }
+    }
+
+    fn channels(&self) -> usize {
+        self.heads * self.key
+    }
+
+    fn query_input(&self, width: usize) -> usize {
+        if self.positions { 2 * width } else { width }
+    }
+}
+
+/// What a sequence transformer is made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Architecture {
+    /// Channels of a token.
+    pub input: usize,
+    /// Channels of the residual stream: `input`, unless tokens are embedded.
+    pub width: usize,
+    /// Whether tokens are embedded by a matrix, and predictions read out by one; otherwise the prediction is the first
+    /// `output` channels of the residual stream.
+    pub embed: bool,
+    /// Channels of a prediction.
+    pub output: usize,
+    /// The layers.
+    pub layers: Vec<Layer>,
+    /// After every layer the residual stream is clipped to ± this.
+    pub clip: Option<f64>,
+}
+
+/// A named matrix of the parameters: where it begins, its rows and columns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slot {
+    /// Its name, unique in the model.
+    pub name: String,
+    /// Where it begins among all parameters.
+    pub at: usize,
+    /// Rows (outputs).
+    pub rows: usize,
+    /// Columns (inputs).
+    pub columns: usize,
+}
+
+/// Where a layer's matrices are.
+#[derive(Clone, Copy, Debug, Default)]
+struct Offsets {
+    q: usize,
+    k: usize,
+    v: usize,
+    o: usize,
+    lambda: usize,
+    up: usize,
+    down: usize,
+}
+
+impl Architecture {
+    /// Whether there is such a model.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for sizes of 0, a residual stream that does not hold the input or the output, a γ outside
+    /// (0, 1], or a clip that is not positive.
+    pub fn check(&self) -> Result<()> {
+        for (what, value) in [("input channels", self.input), ("width", self.width), ("output channels", self.output)] {
+            if value == 0 {
+                return Err(Error::invalid(what, 0, "at least 1"));
+            }
+        }
+        if !self.embed && (self.input != self.width || self.output > self.width) {
+            let given = format!("{}, input {}, output {}", self.width, self.input, self.output);
+            return Err(Error::invalid("width", given, "width = input >= output without an embedding"));
+        }
+        for layer in &self.layers {
+            if layer.heads == 0 || layer.key == 0 || layer.mlp == Some(0) {
+                return Err(Error::invalid(
+                    "layer",
+                    format!("{layer:?}"),
+                    "at least one head, key channel, hidden unit",
+                ));
+            }
+            if let Mixer::Mesa { forget } = layer.mixer
+                && !(forget > 0.0 && forget <= 1.0)
+            {
+                return Err(Error::invalid("forgetting factor", forget, "a number in (0, 1]"));
+            }
+        }
+        match self.clip {
+            Some(clip) if !(clip.is_finite() && clip > 0.0) => {
+                Err(Error::invalid("clip of the residual stream", clip, "a positive finite number"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The parameters' matrices, in order: embedding; of each layer W_q, W_k, W_v, P, ln λ of the heads (mesa alone) and
+    /// the MLP's two; the read-out.
+    pub fn slots(&self) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        let mut at = 0;
+        let mut push = |name: String, rows: usize, columns: usize| {
+            slots.push(Slot { name, at, rows, columns });
+            at += rows * columns;
+        };
+        if self.embed {
+            push("embedding".to_owned(), self.width, self.input);
+        }
+        for (l, layer) in self.layers.iter().enumerate() {
+            let (channels, from) = (layer.channels(), layer.query_input(self.width));
+            push(format!("layer{l}.query"), channels, from);
+            push(format!("layer{l}.key"), channels, from);
+            push(format!("layer{l}.value"), channels, self.width);
+            push(format!("layer{l}.out"), self.width, channels);
+            if matches!(layer.mixer, Mixer::Mesa { .. }) {
+                push(format!("layer{l}.ln_lambda"), 1, layer.heads);
+            }
+            if let Some(hidden) = layer.mlp {
+                push(format!("layer{l}.up"), hidden, self.width);
+                push(format!("layer{l}.down"), self.width, hidden);
+            }
+        }
+        if self.embed {
+            push("readout".to_owned(), self.output, self.width);
+        }
+        slots
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> usize {
+        self.slots().last().map_or(0, |s| s.at + s.rows * s.columns)
+    }
+
+    fn offsets(&self) -> Vec<Offsets> {
+        let mut at = if self.embed { self.width * self.input } else { 0 };
+        let mut take = |n: usize| {
+            at += n;
+            at - n
+        };
+        let of = |layer: &Layer| {
+            let (channels, from) = (layer.channels(), layer.query_input(self.width));
+            let mut o = Offsets {
+                q: take(channels * from),
+                k: take(channels * from),
+                v: take(channels * self.width),
+                o: take(channels * self.width),
+                ..Offsets::default()
+            };
+            if matches!(layer.mixer, Mixer::Mesa { .. }) {
+                o.lambda = take(layer.heads);
+            }
+            if let Some(hidden) = layer.mlp {
+                o.up = take(hidden * self.width);
+                o.down = take(hidden * self.width);
+            }
+            o
+        };
+        self.layers.iter().map(of).collect()
+    }
+}
+
+/// Sequences of tokens, or of anything else with channels: `[batch, tokens, channels]`, in tiles of [`LANES`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaneBatch<T> {
+    batch: usize,
+    tokens: usize,
+    channels: usize,
+    tiles: Vec<Lanes<T>>,
+}
+
+impl<T: OnLanes> LaneBatch<T> {
+    /// From `[batch, tokens, channels]`, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless the values fill the shape, which has no side of 0.
+    pub fn new(batch: usize, tokens: usize, channels: usize, values: &[f64]) -> Result<Self> {
+        let len = array_len::<Lanes<T>>("sequences", &[batch.div_ceil(LANES), tokens, channels])?;
+        if len == 0 || values.len() != batch * tokens * channels {
+            return Err(Error::shape("sequences", &[values.len()], format!("[{batch}, {tokens}, {channels}], none 0")));
+        }
+        let mut tiles = vec![Lanes::zero(); len];
+        for (b, sequence) in values.chunks(tokens * channels).enumerate() {
+            let tile = &mut tiles[b / LANES * tokens * channels..];
+            sequence.iter().zip(tile).for_each(|(v, lanes)| lanes.0[b % LANES] = T::of(*v));
+        }
+        Ok(LaneBatch { batch, tokens, channels, tiles })
+    }
+
+    /// `[batch, tokens, channels]`, row-major.
+    pub fn values(&self) -> Vec<f64> {
+        let size = self.tokens * self.channels;
+        let of = |b: usize| self.tiles[b / LANES * size..][..size].iter().map(move |lanes| lanes.0[b % LANES].f64());
+        (0..self.batch).flat_map(of).collect()
+    }
+
+    /// `[batch, tokens, channels]`.
+    pub fn shape(&self) -> [usize; 3] {
+        [self.batch, self.tokens, self.channels]
+    }
+
+    fn tile(&self) -> usize {
+        self.tokens * self.channels
+    }
+
+    fn zeros(batch: usize, tokens: usize, channels: usize) -> Self {
+        LaneBatch { batch, tokens, channels, tiles: vec![Lanes::zero(); batch.div_ceil(LANES) * tokens * channels] }
+    }
+}
+
+/// Predictions at every token, `[batch, tokens, output]`.
+///
+/// # Errors
+/// As [`Architecture::check`]; [`Error::Shape`] unless parameters and tokens fit the architecture.
+pub fn predict<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatch<T>) -> Result<LaneBatch<T>> {
+    fits(a, parameters, tokens)?;
+    let mut out = LaneBatch::zeros(tokens.batch, tokens.tokens, a.output);
+    let size = out.tile();
+    out.tiles.par_chunks_mut(size).zip(tokens.tiles.par_chunks(tokens.tile())).for_each_init(
+        || Pass::new(a, tokens.tokens),
+        |pass, (out, tile)| {
+            pass.forward(parameters, tile);
+            out.copy_from_slice(&pass.prediction);
+        },
+    );
+    Ok(out)
+}
+
+/// The residual stream at every token before the first layer and after each: `layers + 1` of `[batch, tokens, width]`.
+///
+/// # Errors
+/// As [`predict`].
+pub fn residuals<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatch<T>) -> Result<Vec<LaneBatch<T>>> {
+    fits(a, parameters, tokens)?;
+    let of_tiles: Vec<Vec<Vec<Lanes<T>>>> = tokens
+        .tiles
+        .par_chunks(tokens.tile())
+        .map(|tile| {
+            let mut pass = Pass::new(a, tokens.tokens);
+            pass.forward(parameters, tile);
+            pass.x
+        })
+        .collect();
+    let [batch, length, _] = tokens.shape();
+    let stream = |l: usize| LaneBatch {
+        batch,
+        tokens: length,
+        channels: a.width,
+        tiles: of_tiles.iter().flat_map(|tile| tile[l].iter().copied()).collect(),
+    };
+    Ok((0..=a.layers.len()).map(stream).collect())
+}
+
+/// The attention weights of layer `layer`: for each head the mean and the standard deviation over the batch,
+/// `[tokens, tokens]` each, rows attend to columns.
+///
+/// # Errors
+/// As [`predict`]; [`Error::Invalid`] unless the layer is one of softmax attention.
+pub fn attention<T: OnLanes>(
+    a: &Architecture,
+    parameters: &[T],
+    tokens: &LaneBatch<T>,
+    layer: usize,
+) -> Result<Vec<(Vec<f64>, Vec<f64>)>> {
+    fits(a, parameters, tokens)?;
+    let wanted = a.layers.get(layer).filter(|l| l.mixer == Mixer::Softmax);
+    let wanted = wanted.ok_or_else(|| Error::invalid("layer", layer, "a layer of softmax attention"))?;
+    let n = tokens.tokens;
+    let mut sums = vec![(vec![0.0; n * n], vec![0.0; n * n]); wanted.heads];
+    for (i, tile) in tokens.tiles.chunks(tokens.tile()).enumerate() {
+        let mut pass = Pass::new(a, n);
+        pass.forward(parameters, tile);
+        let present = LANES.min(tokens.batch - i * LANES);
+        for (h, (sum, squares)) in sums.iter_mut().enumerate() {
+            let head = Head { tokens: n, key: wanted.key, at: h * wanted.key, stride: wanted.channels() };
+            let store = &pass.layers[layer];
+            weights(&head, wanted.mixer, &store.q, &store.k, &mut pass.scores);
+            for (k, lanes) in pass.scores.iter().enumerate() {
+                for v in &lanes.0[..present] {
+                    sum[k] += v.f64();
+                    squares[k] += v.f64().powi(2);
+                }
+            }
+        }
+    }
+    let count = tokens.batch as f64;
+    for (sum, squares) in &mut sums {
+        for (m, s) in sum.iter_mut().zip(squares) {
+            *m /= count;
+            *s = (*s / count - *m * *m).max(0.0).sqrt();
+        }
+    }
+    Ok(sums)
+}
+
+/// A loss with its gradients.
+#[derive(Clone, Debug)]
+pub struct Slope<T> {
+    /// The loss.
+    pub loss: f64,
+    /// The gradient in the parameters.
+    pub parameters: Vec<T>,
+    /// The gradient in the tokens.
+    pub tokens: LaneBatch<T>,
+}
+
+/// L = Σ_t w_t ‖prediction_t − target_t‖² / (2 · batch · tokens), with its gradients in the parameters and the tokens;
+/// w = 1 without `weights`, `[tokens]`.
+///
+/// # Errors
+/// As [`predict`]; [`Error::Shape`] unless the targets are `[batch, tokens, output]` and there is a weight a token.
+pub fn squared_loss<T: OnLanes>(
+    a: &Architecture,
+    parameters: &[T],
+    tokens: &LaneBatch<T>,
+    targets: &LaneBatch<T>,
+    weights: Option<&[f64]>,
+) -> Result<Slope<T>> {
+    let [batch, length, _] = tokens.shape();
+    if let Some(w) = weights
+        && w.len() != length
+    {
+        return Err(Error::shape("weights of the tokens", &[w.len()], format!("[{length}]")));
+    }
+    let all = 1.0 / (batch * length) as f64;
+    let weight = |t: usize| all * weights.map_or(1.0, |w| w[t]);
+    pull(a, parameters, tokens, targets, |present, prediction, target, gradient| {
+        let mut loss = 0.0;
+        for (i, ((p, y), g)) in prediction.iter().zip(target).zip(gradient).enumerate() {
+            let w = weight(i / a.output);
+            for lane in 0..present {
+                let difference = p.0[lane] - y.0[lane];
+                g.0[lane] = T::of(w) * difference;
+                loss += 0.5 * w * difference.f64().powi(2);
+            }
+        }
+        loss
+    })
+}
+
+/// The gradients in the parameters and the tokens of Σ ⟨adjoint, prediction⟩, and that sum.
+///
+/// # Errors
+/// As [`predict`]; [`Error::Shape`] unless the adjoints are `[batch, tokens, output]`.
+pub fn pullback<T: OnLanes>(
+    a: &Architecture,
+    parameters: &[T],
+    tokens: &LaneBatch<T>,
+    adjoint: &LaneBatch<T>,
+) -> Result<Slope<T>> {
+    pull(a, parameters, tokens, adjoint, |present, prediction, adjoint, gradient| {
+        let mut sum = 0.0;
+        for ((p, e), g) in prediction.iter().zip(adjoint).zip(gradient) {
+            for lane in 0..present {
+                g.0[lane] = e.0[lane];
+                sum += (p.0[lane] * e.0[lane]).f64();
+            }
+        }
+        sum
+    })
+}
+
+/// A tile's loss and its gradient in the predictions; the lanes that stand for no sequence keep a gradient of 0.
+type TileLoss<'a, T> = dyn Fn(usize, &[Lanes<T>], &[Lanes<T>], &mut [Lanes<T>]) -> f64 + Sync + 'a;
+
+fn pull<T: OnLanes>(
+    a: &Architecture,
+    parameters: &[T],
+    tokens: &LaneBatch<T>,
+    targets: &LaneBatch<T>,
+    loss: impl Fn(usize, &[Lanes<T>], &[Lanes<T>], &mut [Lanes<T>]) -> f64 + Sync,
+) -> Result<Slope<T>> {
+    fits(a, parameters, tokens)?;
+    let [batch, length, _] = tokens.shape();
+    if targets.shape() != [batch, length, a.output] {
+        return Err(Error::shape("targets", &targets.shape(), format!("[{batch}, {length}, {}]", a.output)));
+    }
+    let loss: &TileLoss<'_, T> = &loss;
+    let mut gradient = LaneBatch::zeros(batch, length, a.input);
+    let size = gradient.tile();
+    // A piece a tile, added up in the order of the tiles: the result does not depend on the number of threads.
+    let pieces: Vec<(f64, Vec<T>)> = gradient
+        .tiles
+        .par_chunks_mut(size)
+        .zip(tokens.tiles.par_chunks(tokens.tile()))
+        .zip(targets.tiles.par_chunks(targets.tile()))
+        .enumerate()
+        // Made once a thread and not once a tile: fresh memory costs more than the arithmetic of a small model.
+        .map_init(
+            || Pass::new(a, length),
+            |pass, (i, ((into, tile), target))| {
+                pass.forward(parameters, tile);
+                let mut e = vec![Lanes::zero(); length * a.output];
+                let value = loss(LANES.min(batch - i * LANES), &pass.prediction, target, &mut e);
+                let mut sum = vec![T::default(); parameters.len()];
+                pass.backward(parameters, tile, &e, &mut sum, into);
+                (value, sum)
+            },
+        )
+        .collect();
+    let mut total = 0.0;
+    let mut sum = vec![0.0; parameters.len()];
+    for (value, piece) in pieces {
+        total += value;
+        sum.iter_mut().zip(piece).for_each(|(s, v)| *s += v.f64());
+    }
+    Ok(Slope { loss: total, parameters: sum.into_iter().map(T::of).collect(), tokens: gradient })
+}
+
+fn fits<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatch<T>) -> Result<()> {
+    a.check()?;
+    if parameters.len() != a.parameters() {
+        return Err(Error::shape("parameters", &[parameters.len()], format!("[{}]", a.parameters())));
+    }
+    if tokens.channels != a.input {
+        return Err(Error::shape("tokens", &tokens.shape(), format!("[batch, tokens, {}]", a.input)));
+    }
+    Ok(())
+}
+
+/// A layer's activations.
+struct Store<T> {
+    /// x with positions beside it; empty without them.
+    placed: Vec<Lanes<T>>,
+    /// Queries and keys, scaled to norm 1 if the layer does that, and the norms they had, one a token and head.
+    q: Vec<Lanes<T>>,
+    k: Vec<Lanes<T>>,
+    q_norm: Vec<Lanes<T>>,
+    k_norm: Vec<Lanes<T>>,
+    v: Vec<Lanes<T>>,
+    o: Vec<Lanes<T>>,
+    /// With an MLP: the residual stream before it, its hidden units before and after the non-linearity.
+    middle: Vec<Lanes<T>>,
+    hidden: Vec<Lanes<T>>,
+    active: Vec<Lanes<T>>,
+}
+
+/// One tile's pass through the model.
+struct Pass<'a, T> {
+    a: &'a Architecture,
+    offsets: Vec<Offsets>,
+    tokens: usize,
+    /// The residual stream before the first layer and after each.
+    x: Vec<Vec<Lanes<T>>>,
+    layers: Vec<Store<T>>,
+    scores: Vec<Lanes<T>>,
+    slopes: Vec<Lanes<T>>,
+    prediction: Vec<Lanes<T>>,
+    places: Vec<T>,
+}
+
+/// Sinusoidal positions (Vaswani et al., base 10,000), `[tokens, width]`.
+fn positions<T: OnLanes>(tokens: usize, width: usize) -> Vec<T> {
+    let entry = |t: usize, c: usize| {
+        let angle = t as f64 / 10_000f64.powf((c - c % 2) as f64 / width as f64);
+        T::of(if c % 2 == 0 { angle.sin() } else { angle.cos() })
+    };
+    (0..tokens * width).map(|i| entry(i / width, i % width)).collect()
+}
+
+/// Y = X Wᵀ for every token: `[tokens, outputs]`.
+fn linear<T: OnLanes, const ADD: bool>(
+    (tokens, outputs, inputs): (usize, usize, usize),
+    w: &[T],
+    (x, stride): (&[Lanes<T>], usize),
+    y: &mut [Lanes<T>],
+) {
+    let extent = Extent { rows: outputs, columns: tokens, inner: inputs };
+    let (w, x) = ((&Shared(w), View::new(0, inputs, 1)), (x, View::new(0, stride, 1)));
+    product::<T, _, ADD>(extent, Part::All, T::of(1.0), w, x, (y, View::new(0, 1, outputs)));
+}
+
+/// X += Y W, the adjoint of [`linear`] in X, of the first `kept` inputs.
+fn linear_adjoint<T: OnLanes>(
+    (tokens, outputs, inputs): (usize, usize, usize),
+    kept: usize,
+    w: &[T],
+    y: &[Lanes<T>],
+    x: &mut [Lanes<T>],
+) {
+    let extent = Extent { rows: kept, columns: tokens, inner: outputs };
+    let (w, y) = ((&Shared(w), View::new(0, 1, inputs)), (y, View::new(0, outputs, 1)));
+    product::<T, _, true>(extent, Part::All, T::of(1.0), w, y, (x, View::new(0, 1, kept)));
+}
+
+/// W += Yᵀ X over the tokens and the lanes, the adjoint of [`linear`] in W.
+fn linear_weights<T: OnLanes>(
+    (tokens, outputs, inputs): (usize, usize, usize),
+    y: &[Lanes<T>],
+    x: &[Lanes<T>],
+    w: &mut [T],
+) {
+    let extent = Extent { rows: outputs, columns: inputs, inner: tokens };
+    reduced_product(extent, (y, View::new(0, 1, outputs)), (x, View::new(0, 1, inputs)), (w, View::new(0, inputs, 1)));
+}
+
+/// A head's attention weights into `scores`, `[tokens, tokens]`, 0 above the diagonal.
+fn weights<T: OnLanes>(head: &Head, mixer: Mixer, q: &[Lanes<T>], k: &[Lanes<T>], scores: &mut [Lanes<T>]) {
+    let n = head.tokens;
+    let scale = if mixer == Mixer::Softmax { 1.0 / (head.key as f64).sqrt() } else { 1.0 };
+    lower(head, T::of(scale), q, k, scores);
+    if mixer != Mixer::Softmax {
+        return;
+    }
+    for t in 0..n {
+        let row = &mut scores[t * n..][..=t];
+        let mut most = row[0];
+        for lanes in row.iter() {
+            for lane in 0..LANES {
+                if lanes.0[lane] > most.0[lane] {
+                    most.0[lane] = lanes.0[lane];
+                }
+            }
+        }
+        let mut sum = Lanes::zero();
+        for lanes in row.iter_mut() {
+            for lane in 0..LANES {
+                lanes.0[lane] = (lanes.0[lane] - most.0[lane]).exp();
+                sum.0[lane] = sum.0[lane] + lanes.0[lane];
+            }
+        }
+        for lanes in row {
+            for lane in 0..LANES {
+                lanes.0[lane] = lanes.0[lane] / sum.0[lane];
+            }
+        }
+    }
+}
+
+/// The lower triangle of `scale X Yᵀ`, 0 above it.
+fn lower<T: OnLanes>(head: &Head, scale: T, x: &[Lanes<T>], y: &[Lanes<T>], out: &mut [Lanes<T>]) {
+    let n = head.tokens;
+    let extent = Extent { rows: n, columns: n, inner: head.key };
+    let place = View::new(0, n, 1);
+    product::<T, _, false>(extent, Part::Lower, scale, (x, head.rows()), (y, head.rows()), (out, place));
+    for t in 0..n {
+        out[t * n + t + 1..(t + 1) * n].fill(Lanes::zero());
+    }
+}
+
+/// `out = M x` over the tokens of a head, M lower triangular, or its transpose.
+fn mix<T: OnLanes>(head: &Head, m: &[Lanes<T>], transposed: bool, scale: T, x: &[Lanes<T>], out: &mut [Lanes<T>]) {
+    let n = head.tokens;
+    let extent = Extent { rows: n, columns: head.key, inner: n };
+    let (part, m) = match transposed {
+        false => (Part::SumBelow, (m, View::new(0, n, 1))),
+        true => (Part::SumFrom, (m, View::new(0, 1, n))),
+    };
+    product::<T, _, false>(extent, part, scale, m, (x, View::new(head.at, 1, head.stride)), (out, head.rows()));
+}
+
+/// Scales each head's channels of each token to norm 1, and keeps the norms.
+fn unit<T: OnLanes>(key: usize, x: &mut [Lanes<T>], norms: &mut [Lanes<T>]) {
+    for (x, norm) in x.chunks_mut(key).zip(norms) {
+        let mut squares = Lanes::splat(T::of(1e-12));
+        for lanes in x.iter() {
+            for lane in 0..LANES {
+                squares.0[lane] = squares.0[lane] + lanes.0[lane] * lanes.0[lane];
+            }
+        }
+        for lane in 0..LANES {
+            norm.0[lane] = T::of(squares.0[lane].f64().sqrt());
+        }
+        for lanes in x {
+            for lane in 0..LANES {
+                lanes.0[lane] = lanes.0[lane] / norm.0[lane];
+            }
+        }
+    }
+}
+
+/// The adjoint of [`unit`], in place: (e − x ⟨x, e⟩) / norm for the scaled x.
+fn unit_adjoint<T: OnLanes>(key: usize, x: &[Lanes<T>], norms: &[Lanes<T>], e: &mut [Lanes<T>]) {
+    for ((x, norm), e) in x.chunks(key).zip(norms).zip(e.chunks_mut(key)) {
+        let mut inner = Lanes::zero();
+        for (x, e) in x.iter().zip(e.iter()) {
+            for lane in 0..LANES {
+                inner.0[lane] = inner.0[lane] + x.0[lane] * e.0[lane];
+            }
+        }
+        for (x, e) in x.iter().zip(e) {
+            for lane in 0..LANES {
+                e.0[lane] = (e.0[lane] - x.0[lane] * inner.0[lane]) / norm.0[lane];
+            }
+        }
+    }
+}
+
+/// √(2/π), and the cubic coefficient of GELU's tanh form.
+const GELU: [f64; 2] = [0.797_884_560_802_865_4, 0.044_715];
+
+/// GELU in its tanh form, and its derivative.
+fn gelu<T: OnLanes>(x: T) -> (T, T) {
+    let (c, a) = (T::of(GELU[0]), T::of(GELU[1]));
+    let (one, half) = (T::of(1.0), T::of(0.5));
+    let inner = c * (x + a * x * x * x);
+    let limit = T::of(20.0);
+    let inner = if inner > limit {
+        limit
+    } else if inner < -limit {
+        -limit
+    } else {
+        inner
+    };
+    let tanh = one - (one + one) / ((inner + inner).exp() + one);
+    let slope = c * (one + T::of(3.0) * a * x * x);
+    (half * x * (one + tanh), half * (one + tanh) + half * x * (one - tanh * tanh) * slope)
+}
+
+impl<'a, T: OnLanes> Pass<'a, T> {
+    fn new(a: &'a Architecture, tokens: usize) -> Self {
+        let zeros = |channels: usize| vec![Lanes::zero(); tokens * channels];
+        let of = |layer: &Layer| {
+            let channels = layer.channels();
+            let (norms, hidden) = (if layer.unit { layer.heads } else { 0 }, layer.mlp.unwrap_or(0));
+            Store {
+                placed: zeros(if layer.positions { 2 * a.width } else { 0 }),
+                q: zeros(channels),
+                k: zeros(channels),
+                q_norm: zeros(norms),
+                k_norm: zeros(norms),
+                v: zeros(channels),
+                o: zeros(channels),
+                middle: zeros(if hidden > 0 { a.width } else { 0 }),
+                hidden: zeros(hidden),
+                active: zeros(hidden),
+            }
+        };
+        let quadratic = a.layers.iter().any(|l| !matches!(l.mixer, Mixer::Mesa { .. }));
+        let placed = a.layers.iter().any(|l| l.positions);
+        Pass {
+            a,
+            offsets: a.offsets(),
+            tokens,
+            x: (0..=a.layers.len()).map(|_| zeros(a.width)).collect(),
+            layers: a.layers.iter().map(of).collect(),
+            scores: zeros(if quadratic { tokens } else { 0 }),
+            slopes: zeros(if quadratic { tokens } else { 0 }),
+            prediction: zeros(a.output),
+            places: if placed { positions(tokens, a.width) } else { Vec::new() },
+        }
+    }
+
+    fn forward(&mut self, p: &[T], tile: &[Lanes<T>]) {
+        let (n, width) = (self.tokens, self.a.width);
+        if self.a.embed {
+            linear::<T, false>((n, width, self.a.input), p, (tile, self.a.input), &mut self.x[0]);
+        } else {
+            self.x[0].copy_from_slice(tile);
+        }
+        for l in 0..self.a.layers.len() {
+            let (before, after) = self.x.split_at_mut(l + 1);
+            let (x, y) = (&before[l], &mut after[0]);
+            let (layer, at, store) = (&self.a.layers[l], self.offsets[l], &mut self.layers[l]);
+            layer_forward(self.a, layer, at, n, p, &self.places, x, store, &mut self.scores, y);
+        }
+        let last = &self.x[self.a.layers.len()];
+        if self.a.embed {
+            let readout = &p[p.len() - self.a.output * width..];
+            linear::<T, false>((n, self.a.output, width), readout, (last, width), &mut self.prediction);
+        } else {
+            for (out, x) in self.prediction.chunks_mut(self.a.output).zip(last.chunks(width)) {
+                out.copy_from_slice(&x[..self.a.output]);
+            }
+        }
+    }
+
+    /// Adds the gradient in the parameters to `sum` and writes that in the tokens, for the gradient `e` in the
+    /// predictions.
+    fn backward(&mut self, p: &[T], tile: &[Lanes<T>], e: &[Lanes<T>], sum: &mut [T], into: &mut [Lanes<T>]) {
+        let (n, width, output) = (self.tokens, self.a.width, self.a.output);
+        let mut dx = vec![Lanes::zero(); n * width];
+        if self.a.embed {
+            let at = p.len() - output * width;
+            linear_weights((n, output, width), e, &self.x[self.a.layers.len()], &mut sum[at..]);
+            linear_adjoint((n, output, width), width, &p[at..], e, &mut dx);
+        } else {
+            for (dx, e) in dx.chunks_mut(width).zip(e.chunks(output)) {
+                dx[..output].copy_from_slice(e);
+            }
+        }
+        for l in (0..self.a.layers.len()).rev() {
+            if let Some(clip) = self.a.clip {
+                let clip = T::of(clip);
+                for (d, x) in dx.iter_mut().zip(&self.x[l + 1]) {
+                    for lane in 0..LANES {
+                        if x.0[lane] >= clip || x.0[lane] <= -clip {
+                            d.0[lane] = T::default();
+                        }
+                    }
+                }
+            }
+            self.layer_backward(l, p, &mut dx, sum);
+        }
+        if self.a.embed {
+            let size = (n, width, self.a.input);
+            linear_weights(size, &dx, tile, sum);
+            linear_adjoint(size, self.a.input, p, &dx, into);
+        } else {
+            into.copy_from_slice(&dx);
+        }
+    }
+
+    /// The gradient in the layer's output becomes that in its input.
+    fn layer_backward(&mut self, l: usize, p: &[T], dx: &mut [Lanes<T>], sum: &mut [T]) {
+        let (a, n) = (self.a, self.tokens);
+        let (layer, at, store) = (&a.layers[l], self.offsets[l], &self.layers[l]);
+        let (width, channels, from) = (a.width, layer.channels(), layer.query_input(a.width));
+        if let Some(hidden) = layer.mlp {
+            let (up, down) = ((n, hidden, width), (n, width, hidden));
+            let mut dh = vec![Lanes::zero(); n * hidden];
+            linear_weights(down, dx, &store.active, &mut sum[at.down..]);
+            linear_adjoint(down, hidden, &p[at.down..][..width * hidden], dx, &mut dh);
+            for (d, h) in dh.iter_mut().zip(&store.hidden) {
+                for lane in 0..LANES {
+                    d.0[lane] = d.0[lane] * gelu(h.0[lane]).1;
+                }
+            }
+            linear_weights(up, &dh, &store.middle, &mut sum[at.up..]);
+            linear_adjoint(up, width, &p[at.up..][..width * hidden], &dh, dx);
+        }
+        let out = (n, width, channels);
+        let zeros = || vec![Lanes::zero(); n * channels];
+        let (mut de, mut dq, mut dk, mut dv) = (zeros(), zeros(), zeros(), zeros());
+        linear_weights(out, dx, &store.o, &mut sum[at.o..]);
+        linear_adjoint(out, channels, &p[at.o..][..width * channels], dx, &mut de);
+        let mut work = match layer.mixer {
+            Mixer::Mesa { .. } => Some(Workspace::new(n, layer.key)),
+            _ => None,
+        };
+        for h in 0..layer.heads {
+            let head = Head { tokens: n, key: layer.key, at: h * layer.key, stride: channels };
+            if let (Mixer::Mesa { forget }, Some(work)) = (layer.mixer, &mut work) {
+                let lambda = p[at.lambda + h].exp();
+                let into = (&mut dq[..], &mut dk[..], &mut dv[..]);
+                let (q, k, v) = (&store.q, &store.k, &store.v);
+                let slope = mesa_layer::backward(&head, q, k, v, lambda, T::of(forget), &de, work, into);
+                sum[at.lambda + h] += T::of(lambda.f64() * slope.sum());
+                continue;
+            }
+            weights(&head, layer.mixer, &store.q, &store.k, &mut self.scores);
+            lower(&head, T::of(1.0), &de, &store.v, &mut self.slopes);
+            mix(&head, &self.scores, true, T::of(1.0), &de, &mut dv);
+            let mut scale = 1.0;
+            if layer.mixer == Mixer::Softmax {
+                scale /= (layer.key as f64).sqrt();
+                for t in 0..n {
+                    let (row, slope) = (&self.scores[t * n..][..=t], &mut self.slopes[t * n..][..=t]);
+                    let mut mean = Lanes::zero();
+                    for (w, s) in row.iter().zip(slope.iter()) {
+                        for lane in 0..LANES {
+                            mean.0[lane] = mean.0[lane] + w.0[lane] * s.0[lane];
+                        }
+                    }
+                    for (w, s) in row.iter().zip(slope) {
+                        for lane in 0..LANES {
+                            s.0[lane] = w.0[lane] * (s.0[lane] - mean.0[lane]);
+                        }
+                    }
+                }
+            }
+            mix(&head, &self.slopes, false, T::of(scale), &store.k, &mut dq);
+            mix(&head, &self.slopes, true, T::of(scale), &store.q, &mut dk);
+        }
+        if layer.unit {
+            unit_adjoint(layer.key, &store.q, &store.q_norm, &mut dq);
+            unit_adjoint(layer.key, &store.k, &store.k_norm, &mut dk);
+        }
+        let x = &self.x[l];
+        let seen = if layer.positions { &store.placed } else { x };
+        let (queries, values) = ((n, channels, from), (n, channels, width));
+        for (at, d) in [(at.q, &dq), (at.k, &dk)] {
+            linear_weights(queries, d, seen, &mut sum[at..]);
+            linear_adjoint(queries, width, &p[at..][..channels * from], d, dx);
+        }
+        linear_weights(values, &dv, x, &mut sum[at.v..]);
+        linear_adjoint(values, width, &p[at.v..][..channels * width], &dv, dx);
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn layer_forward<T: OnLanes>(
+    a: &Architecture,
+    layer: &Layer,
+    at: Offsets,
+    n: usize,
+    p: &[T],
+    places: &[T],
+    x: &[Lanes<T>],
+    store: &mut Store<T>,
+    scores: &mut [Lanes<T>],
+    y: &mut [Lanes<T>],
+) {
+    let (width, channels, from) = (a.width, layer.channels(), layer.query_input(a.width));
+    if layer.positions {
+        for (t, (placed, x)) in store.placed.chunks_mut(2 * width).zip(x.chunks(width)).enumerate() {
+            placed[..width].copy_from_slice(x);
+            let here = &places[t * width..][..width];
+            placed[width..].iter_mut().zip(here).for_each(|(lanes, v)| *lanes = Lanes::splat(*v));
+        }
+    }
+    let seen = if layer.positions { &store.placed } else { x };
+    linear::<T, false>((n, channels, from), &p[at.q..][..channels * from], (seen, from), &mut store.q);
+    linear::<T, false>((n, channels, from), &p[at.k..][..channels * from], (seen, from), &mut store.k);
+    linear::<T, false>((n, channels, width), &p[at.v..][..channels * width], (x, width), &mut store.v);
+    if layer.unit {
+        unit(layer.key, &mut store.q, &mut store.q_norm);
+        unit(layer.key, &mut store.k, &mut store.k_norm);
+    }
+    let mut work = match layer.mixer {
+        Mixer::Mesa { .. } => Some(Workspace::new(n, layer.key)),
+        _ => None,
+    };
+    for h in 0..layer.heads {
+        let head = Head { tokens: n, key: layer.key, at: h * layer.key, stride: channels };
+        if let (Mixer::Mesa { forget }, Some(work)) = (layer.mixer, &mut work) {
+            let lambda = p[at.lambda + h].exp();
+            mesa_layer::forward(&head, &store.q, &store.k, &store.v, lambda, T::of(forget), work, &mut store.o);
+        } else {
+            weights(&head, layer.mixer, &store.q, &store.k, scores);
+            mix(&head, scores, false, T::of(1.0), &store.v, &mut store.o);
+        }
+    }
+    y.copy_from_slice(x);
+    linear::<T, true>((n, width, channels), &p[at.o..][..width * channels], (&store.o, channels), y);
+    if let Some(hidden) = layer.mlp {
+        store.middle.copy_from_slice(y);
+        let (up, down) = (&p[at.up..][..width * hidden], &p[at.down..][..width * hidden]);
+        linear::<T, false>((n, hidden, width), up, (&store.middle, width), &mut store.hidden);
+        for (g, h) in store.active.iter_mut().zip(&store.hidden) {
+            for lane in 0..LANES {
+                g.0[lane] = gelu(h.0[lane]).0;
+            }
+        }
+        linear::<T, true>((n, width, hidden), down, (&store.active, hidden), y);
+    }
+    if let Some(clip) = a.clip {
+        let clip = T::of(clip);
+        for lanes in y {
+            for v in &mut lanes.0 {
+                if *v > clip {
+                    *v = clip;
+                } else if *v < -clip {
+                    *v = -clip;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Sequences: the fused transformer against plain formulas and finite differences, the mesa layer against ridge
+//! regression, the tasks against their laws.
+
+use incontext::linalg::Matrix;
+use incontext::models::SequenceTransformer;
+use incontext::ops::sequence_transformer::{
+    Architecture, LaneBatch, Layer, Mixer, predict, pullback, residuals, squared_loss,
+};
+use incontext::rng::{Rng, stream};
+use incontext::tasks::dynamics::{Start, Teachers};
+use incontext::tasks::{Dynamics, TokenKind};
+
+fn random(len: usize, scale: f64, index: u64) -> Vec<f64> {
+    let mut rng = stream(7, "test", index);
+    (0..len).map(|_| scale * rng.gen_range(-1.0..1.0)).collect()
+}
+
+fn architectures() -> Vec<(&'static str, Architecture)> {
+    let mesa = |forget| Layer::new(Mixer::Mesa { forget }, 2, 3);
+    let softmax = Layer { positions: true, ..Layer::new(Mixer::Softmax, 2, 3) };
+    let plain = |layers| Architecture { input: 6, width: 6, embed: false, output: 2, layers, clip: None };
+    vec![
+        ("linear", plain(vec![Layer::new(Mixer::Linear, 2, 5), Layer::new(Mixer::Linear, 1, 3)])),
+        ("softmax", plain(vec![softmax, Layer::new(Mixer::Softmax, 3, 2)])),
+        ("mesa", plain(vec![mesa(1.0), mesa(1.0)])),
+        ("mesa that forgets", plain(vec![mesa(0.8)])),
+        ("clipped", Architecture { clip: Some(0.7), ..plain(vec![Layer::new(Mixer::Linear, 2, 3); 2]) }),
+        (
+            "all of it",
+            Architecture {
+                embed: true,
+                input: 3,
+                width: 7,
+                output: 4,
+                layers: vec![
+                    Layer { mlp: Some(5), ..softmax },
+                    Layer { unit: true, mlp: Some(6), ..mesa(0.95) },
+                    Layer { unit: true, ..Layer::new(Mixer::Softmax, 1, 4) },
+                ],
+                clip: None,
+            },
+        ),
+    ]
+}
+
+/// Gradients of the loss in parameters and tokens are its finite differences, for every kind of layer.
+#[test]
+fn gradients_are_finite_differences() {
+    let (batch, length) = (19, 6);
+    for (k, (name, a)) in architectures().into_iter().enumerate() {
+        let parameters = random(a.parameters(), 0.6, k as u64);
+        let tokens = random(batch * length * a.input, 1.0, 100);
+        let targets = LaneBatch::new(batch, length, a.output, &random(batch * length * a.output, 1.0, 101)).unwrap();
+        let weights: Vec<f64> = (0..length).map(|t| 0.5 + t as f64).collect();
+        let loss = |parameters: &[f64], tokens: &[f64]| {
+            let tokens = LaneBatch::new(batch, length, a.input, tokens).unwrap();
+            squared_loss(&a, parameters, &tokens, &targets, Some(&weights)).unwrap()
+        };
+        let slope = loss(&parameters, &tokens);
+        let h = 1e-5;
+        let close = |numeric: f64, analytic: f64, what: &str| {
+            assert!((numeric - analytic).abs() < 3e-6 * (1.0 + numeric.abs()), "{name} {what}: {numeric} {analytic}");
+        };
+        for i in (0..parameters.len()).step_by(3) {
+            let mut moved = parameters.clone();
+            moved[i] += h;
+            let up = loss(&moved, &tokens).loss;
+            moved[i] -= 2.0 * h;
+            close((up - loss(&moved, &tokens).loss) / (2.0 * h), slope.parameters[i], &format!("parameter {i}"));
+        }
+        let gradient = slope.tokens.values();
+        for i in (0..tokens.len()).step_by(41) {
+            let mut moved = tokens.clone();
+            moved[i] += h;
+            let up = loss(&parameters, &moved).loss;
+            moved[i] -= 2.0 * h;
+            close((up - loss(&parameters, &moved).loss) / (2.0 * h), gradient[i], &format!("token entry {i}"));
+        }
+    }
+}
+
+/// The f32 op on the machine's instruction set is the f64 one, with any number of threads.
+#[test]
+fn single_precision_agrees_with_its_twin() {
+    let (batch, length) = (40, 17);
+    for (k, (name, a)) in architectures().into_iter().enumerate() {
+        let parameters = random(a.parameters(), 0.4, k as u64);
+        let single: Vec<f32> = parameters.iter().map(|v| *v as f32).collect();
+        let tokens = random(batch * length * a.input, 1.0, 200);
+        let adjoint = random(batch * length * a.output, 1.0, 201);
+        let exact = pullback(
+            &a,
+            &parameters,
+            &LaneBatch::new(batch, length, a.input, &tokens).unwrap(),
+            &LaneBatch::new(batch, length, a.output, &adjoint).unwrap(),
+        )
+        .unwrap();
+        let run = || {
+            let tokens = LaneBatch::new(batch, length, a.input, &tokens).unwrap();
+            pullback(&a, &single, &tokens, &LaneBatch::new(batch, length, a.output, &adjoint).unwrap()).unwrap()
+        };
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(run);
+        let two = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(run);
+        assert_eq!(one.parameters, two.parameters, "{name}: threads change the gradient");
+        assert_eq!(one.loss, two.loss);
+        let scale = exact.parameters.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+        let worst =
+            exact.parameters.iter().zip(&one.parameters).map(|(a, b)| (a - f64::from(*b)).abs()).fold(0.0, f64::max);
+        assert!(worst < 1e-4 * scale, "{name}: {worst:e} of {scale:e}");
+    }
+}
+
+/// o_t of a mesa head is V K^T (K K^T + I/λ)⁻¹ q_t with the tokens up to t, weighted by γ^(t-s) (`mesa` eq. 5).
+#[test]
+fn a_mesa_head_is_ridge_regression() {
+    let (width, key, length, batch) = (4, 3, 9, 3);
+    for forget in [1.0, 0.7] {
+        let layer = Layer::new(Mixer::Mesa { forget }, 1, key);
+        let a = Architecture { input: width, width, embed: false, output: width, layers: vec![layer], clip: None };
+        let mut parameters = random(a.parameters(), 1.0, 3);
+        let ln_lambda = a.slots().iter().find(|s| s.name == "layer0.ln_lambda").unwrap().at;
+        parameters[ln_lambda] = 0.6;
+        let tokens = random(batch * length * width, 1.0, 4);
+        let batchwise = LaneBatch::new(batch, length, width, &tokens).unwrap();
+        let out = predict(&a, &parameters, &batchwise).unwrap().values();
+        let matrix = |name: &str| {
+            let s = a.slots().into_iter().find(|s| s.name == name).unwrap();
+            Matrix::from_vec(s.rows, s.columns, parameters[s.at..][..s.rows * s.columns].to_vec()).unwrap()
+        };
+        let [wq, wk, wv, p] = ["query", "key", "value", "out"].map(|n| matrix(&format!("layer0.{n}")));
+        for b in 0..batch {
+            let x = |t: usize| &tokens[(b * length + t) * width..][..width];
+            for t in 0..length {
+                let mut gram = Matrix::identity(key).scaled(forget.powi(t as i32 + 1) * (-0.6f64).exp());
+                let mut cross = Matrix::zeros(key, key);
+                for s in 0..=t {
+                    let (k, v, w) = (wk.mul_vec(x(s)), wv.mul_vec(x(s)), forget.powi((t - s) as i32));
+                    gram = gram.plus(w, &Matrix::from_fn(key, key, |i, j| k[i] * k[j]));
+                    cross = cross.plus(w, &Matrix::from_fn(key, key, |i, j| v[i] * k[j]));
+                }
+                let solved = gram.solve_spd(&wq.mul_vec(x(t))).unwrap();
+                let expected = p.mul_vec(&cross.mul_vec(&solved));
+                for i in 0..width {
+                    let got = out[(b * length + t) * width + i];
+                    assert!((got - x(t)[i] - expected[i]).abs() < 1e-11, "γ {forget} t {t}: {got}");
+                }
+            }
+        }
+    }
+}
+
+/// Softmax and linear attention by their definitions, and the residual stream that probes read.
+#[test]
+fn attention_is_what_it_says() {
+    let (width, key, length) = (4, 2, 5);
+    let tokens = random(length * width, 1.0, 8);
+    let batch = LaneBatch::new(1, length, width, &tokens).unwrap();
+    for mixer in [Mixer::Softmax, Mixer::Linear] {
+        let layers = vec![Layer::new(mixer, 1, key)];
+        let a = Architecture { input: width, width, embed: false, output: width, layers, clip: None };
+        let values = random(a.parameters(), 1.0, 9);
+        let singles: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+        let model = SequenceTransformer::from_values(a.clone(), &singles).unwrap();
+        let (kq, pv) = (model.key_query(0, 0).unwrap(), model.projected_value(0, 0).unwrap());
+        let out = predict(&a, &values, &batch).unwrap().values();
+        assert_eq!(residuals(&a, &values, &batch).unwrap()[1].values(), out);
+        let x = |t: usize| &tokens[t * width..][..width];
+        for t in 0..length {
+            let dot = |s: usize| -> f64 { x(s).iter().zip(kq.mul_vec(x(t))).map(|(a, b)| a * b).sum() };
+            let mut w: Vec<f64> = (0..=t).map(dot).collect();
+            if mixer == Mixer::Softmax {
+                w.iter_mut().for_each(|v| *v = (*v / (key as f64).sqrt()).exp());
+                let sum: f64 = w.iter().sum();
+                w.iter_mut().for_each(|v| *v /= sum);
+            }
+            for i in 0..width {
+                let added: f64 = w.iter().enumerate().map(|(s, w)| w * pv.mul_vec(x(s))[i]).sum();
+                assert!((out[t * width + i] - x(t)[i] - added).abs() < 1e-5, "{mixer:?}");
+            }
+        }
+    }
+}
+
+/// The laws of the tasks: orthogonal steps keep the norm, contracting ones do not, the first state is what was asked for.
+#[test]
+fn sequences_follow_their_law() {
+    let mut task = Dynamics::linear(6, 12).unwrap();
+    task.noise = 0.0;
+    let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let sequences = task.sample(64, 3).unwrap();
+    for i in 0..64 {
+        let states: Vec<&[f64]> = sequences.states(i).chunks(6).collect();
+        assert!(states.iter().all(|s| (norm(s) - norm(states[0])).abs() < 1e-12));
+        assert!(states[0].iter().all(|v| v.abs() <= 1.0));
+    }
+    // The same W for every sequence: two states determine what a third one becomes.
+    let fixed = Dynamics { noise: 0.0, ..Dynamics::pool(2, 2, 1).unwrap() }.sample(3, 5).unwrap();
+    let a =
+        Matrix::from_vec(2, 2, vec![fixed.states(0)[0], fixed.states(1)[0], fixed.states(0)[1], fixed.states(1)[1]]);
+    let c = incontext::linalg::solve(&a.unwrap(), &fixed.states(2)[..2]).unwrap();
+    let next = |i: usize| &fixed.states(i)[2..4];
+    for k in 0..2 {
+        assert!((c[0] * next(0)[k] + c[1] * next(1)[k] - next(2)[k]).abs() < 1e-9);
+    }
+    let gaussian = Dynamics { start: Start::Gaussian, ..task.clone() }.sample(2000, 1).unwrap();
+    let mean_square: f64 = (0..2000).map(|i| norm(&gaussian.states(i)[..6]).powi(2) / 6.0).sum::<f64>() / 2000.0;
+    assert!((mean_square - 1.0).abs() < 0.05);
+    // U(−1, 1) starts: predicting zero costs n/6 at every step (`mesa` section 1 of the specification).
+    let zero = task.sample(4000, 9).unwrap().losses(&vec![0.0; 4000 * 12 * 6]).unwrap();
+    assert!(zero.iter().all(|l| (l - 1.0).abs() < 0.03), "{zero:?}");
+    let shrinking = Dynamics { teachers: Teachers::Contracting, noise: 0.0, clip: 1e9, ..task }.sample(1, 2).unwrap();
+    assert!(norm(&shrinking.states(0)[72..]) < norm(&shrinking.states(0)[..6]) * 4.0);
+}
+
+#[test]
+fn nonlinear_states_have_norm_one_and_partial_ones_their_dimension() {
+    let task = Dynamics { noise: 0.0, ..Dynamics::nonlinear(5, 20, 8).unwrap() };
+    let s = task.sample(2, 1).unwrap();
+    assert!(s.states(1).chunks(5).skip(1).all(|h| (h.iter().map(|v| v * v).sum::<f64>() - 1.0).abs() < 1e-12));
+    let partial = Dynamics::partial(6, 2, 10).unwrap().sample(3, 1).unwrap();
+    assert_eq!((partial.dim(), partial.states(2).len()), (2, 22));
+    let stacked = partial.stacked(3).unwrap();
+    assert_eq!(
+        stacked.states(1)[4 * 6..][..6],
+        [&partial.states(1)[8..10], &partial.states(1)[6..8], &partial.states(1)[4..6]].concat()
+    );
+    let inputs = partial.inputs::<f64>(TokenKind::Constructed).unwrap().values();
+    assert_eq!(inputs[8 + 6..16], partial.states(0)[..2]);
+}
