@@ -3,6 +3,9 @@
 //! An entry is a whole cache line ([`Lanes`]), so a transposed factor, a head's slice of the channels or a band of a
 //! triangular matrix is read as fast as a contiguous one, and small or odd dimensions waste nothing.
 
+// An index of a block is one of several arrays at once.
+#![allow(clippy::needless_range_loop)]
+
 use super::lanes::{Kernel, LANES, Lanes, Portable, Real, Vector, dispatch};
 
 /// Where a factor's entries are: entry (i, c) at `at + i row + c inner`.
@@ -216,7 +219,7 @@ macro_rules! over_blocks {
     (@ $V:ident, $self:ident, $rows:ident, $n:literal) => {{
         let mut i = 0;
         while i < $self.extent.rows {
-            if i + $n <= $self.extent.rows {
+            if $self.extent.rows - i >= $n {
                 $self.$rows::<$V, $n, $n>(i);
                 i += $n;
             } else {
@@ -309,7 +312,7 @@ impl<T: Real> Reduce<'_, T> {
                 let mut width = LANES / 2;
                 while width > 0 {
                     for k in 0..width {
-                        lanes.0[k] = lanes.0[k] + lanes.0[k + width];
+                        lanes.0[k] += lanes.0[k + width];
                     }
                     width /= 2;
                 }

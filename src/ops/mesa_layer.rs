@@ -77,7 +77,7 @@ impl<T: OnLanes> Workspace<T> {
         let mut denominator = Lanes::splat(forget);
         for (u, k) in self.u.iter().zip(&k[head.token(t).at..]) {
             for lane in 0..LANES {
-                denominator.0[lane] = denominator.0[lane] + u.0[lane] * k.0[lane];
+                denominator.0[lane] += u.0[lane] * k.0[lane];
             }
         }
         for (w, u) in self.w.iter_mut().zip(&self.u) {
@@ -141,6 +141,9 @@ pub(super) fn forward<T: OnLanes>(
     }
 }
 
+/// Where gradients in q, k and v go.
+type Into3<'a, T> = (&'a mut [Lanes<T>], &'a mut [Lanes<T>], &'a mut [Lanes<T>]);
+
 /// The gradients in q, k and v for the gradient `e` in the output, written to the head's channels; returns the gradient
 /// in λ, a lane each.
 #[allow(clippy::too_many_arguments)]
@@ -153,7 +156,7 @@ pub(super) fn backward<T: OnLanes>(
     forget: T,
     e: &[Lanes<T>],
     work: &mut Workspace<T>,
-    (dq, dk, dv): (&mut [Lanes<T>], &mut [Lanes<T>], &mut [Lanes<T>]),
+    (dq, dk, dv): Into3<'_, T>,
 ) -> Lanes<T> {
     let key = head.key;
     work.restart(key, lambda);
@@ -180,7 +183,7 @@ pub(super) fn backward<T: OnLanes>(
             times(key, &work.r, transposed, (k, here), (&mut work.u, View::new(0, 1, 0)));
             for (d, u) in dk[here.at..].iter_mut().zip(&work.u) {
                 for lane in 0..LANES {
-                    d.0[lane] = d.0[lane] + u.0[lane];
+                    d.0[lane] += u.0[lane];
                 }
             }
         }
@@ -190,7 +193,7 @@ pub(super) fn backward<T: OnLanes>(
     let factor = -forget / (lambda * lambda);
     for b in work.r.iter().step_by(key + 1) {
         for lane in 0..LANES {
-            slope.0[lane] = slope.0[lane] + factor * b.0[lane];
+            slope.0[lane] += factor * b.0[lane];
         }
     }
     slope

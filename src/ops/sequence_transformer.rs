@@ -502,7 +502,7 @@ struct Pass<'a, T> {
 fn positions<T: OnLanes>(tokens: usize, width: usize) -> Vec<T> {
     let entry = |t: usize, c: usize| {
         let angle = t as f64 / 10_000f64.powf((c - c % 2) as f64 / width as f64);
-        T::of(if c % 2 == 0 { angle.sin() } else { angle.cos() })
+        T::of(if c.is_multiple_of(2) { angle.sin() } else { angle.cos() })
     };
     (0..tokens * width).map(|i| entry(i / width, i % width)).collect()
 }
@@ -565,12 +565,12 @@ fn weights<T: OnLanes>(head: &Head, mixer: Mixer, q: &[Lanes<T>], k: &[Lanes<T>]
         for lanes in row.iter_mut() {
             for lane in 0..LANES {
                 lanes.0[lane] = (lanes.0[lane] - most.0[lane]).exp();
-                sum.0[lane] = sum.0[lane] + lanes.0[lane];
+                sum.0[lane] += lanes.0[lane];
             }
         }
         for lanes in row {
             for lane in 0..LANES {
-                lanes.0[lane] = lanes.0[lane] / sum.0[lane];
+                lanes.0[lane] /= sum.0[lane];
             }
         }
     }
@@ -604,7 +604,7 @@ fn unit<T: OnLanes>(key: usize, x: &mut [Lanes<T>], norms: &mut [Lanes<T>]) {
         let mut squares = Lanes::splat(T::of(1e-12));
         for lanes in x.iter() {
             for lane in 0..LANES {
-                squares.0[lane] = squares.0[lane] + lanes.0[lane] * lanes.0[lane];
+                squares.0[lane] += lanes.0[lane] * lanes.0[lane];
             }
         }
         for lane in 0..LANES {
@@ -612,7 +612,7 @@ fn unit<T: OnLanes>(key: usize, x: &mut [Lanes<T>], norms: &mut [Lanes<T>]) {
         }
         for lanes in x {
             for lane in 0..LANES {
-                lanes.0[lane] = lanes.0[lane] / norm.0[lane];
+                lanes.0[lane] /= norm.0[lane];
             }
         }
     }
@@ -624,7 +624,7 @@ fn unit_adjoint<T: OnLanes>(key: usize, x: &[Lanes<T>], norms: &[Lanes<T>], e: &
         let mut inner = Lanes::zero();
         for (x, e) in x.iter().zip(e.iter()) {
             for lane in 0..LANES {
-                inner.0[lane] = inner.0[lane] + x.0[lane] * e.0[lane];
+                inner.0[lane] += x.0[lane] * e.0[lane];
             }
         }
         for (x, e) in x.iter().zip(e) {
@@ -762,7 +762,7 @@ impl<'a, T: OnLanes> Pass<'a, T> {
             linear_adjoint(down, hidden, &p[at.down..][..width * hidden], dx, &mut dh);
             for (d, h) in dh.iter_mut().zip(&store.hidden) {
                 for lane in 0..LANES {
-                    d.0[lane] = d.0[lane] * gelu(h.0[lane]).1;
+                    d.0[lane] *= gelu(h.0[lane]).1;
                 }
             }
             linear_weights(up, &dh, &store.middle, &mut sum[at.up..]);
@@ -798,7 +798,7 @@ impl<'a, T: OnLanes> Pass<'a, T> {
                     let mut mean = Lanes::zero();
                     for (w, s) in row.iter().zip(slope.iter()) {
                         for lane in 0..LANES {
-                            mean.0[lane] = mean.0[lane] + w.0[lane] * s.0[lane];
+                            mean.0[lane] += w.0[lane] * s.0[lane];
                         }
                     }
                     for (w, s) in row.iter().zip(slope) {

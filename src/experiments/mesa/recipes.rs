@@ -162,8 +162,8 @@ pub fn stack((dim, tokens): (usize, usize), first: Mixer, rest: &[Mixer]) -> Res
         rate: 1.5e-3,
         decay: 0.05,
         schedule: Schedule::Cosine { warmup: 300 },
-        steps: 6000,
-        record_every: 150,
+        steps: 4000,
+        record_every: 100,
         keep_all: false,
     })
 }
@@ -249,7 +249,7 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Ok(networks)
     };
     let (n, t) = SMALL;
-    let full_one = Protocol { keep_all: true, record_every: 100, ..linear_attention(FULL, 1)?.steps(2500) };
+    let full_one = Protocol { keep_all: true, ..linear_attention(FULL, 1)?.steps(2000) };
     let embedded = |name: &str, layers| named(SMALL, name, layers);
     let own = |name: &str, protocol: Protocol| (name.to_owned(), protocol);
     let widths = [2, 4, 8, 16];
@@ -269,7 +269,7 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Entry {
             id: "mesa-layer",
             title: "1 mesa layer, n = 10, T = 50",
-            runs: seeds(vec![own("mesa", mesa(FULL)?.steps(4000))], 3),
+            runs: seeds(vec![own("mesa", mesa(FULL)?.steps(2500))], 3),
         },
         Entry {
             id: "mesa-linear",
@@ -279,7 +279,7 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Entry {
             id: "mesa-fixed",
             title: "the same for one fixed teacher",
-            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 2000)?, 3),
+            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 1500)?, 3),
         },
         Entry {
             id: "mesa-contracting",
@@ -291,9 +291,9 @@ pub fn catalogue() -> Result<Vec<Entry>> {
             title: "softmax transformers of 3 and 5 layers, hybrid and full mesa, n = 5, T = 25",
             runs: seeds(
                 vec![
-                    own("tf3", embedded("tf", 3)?),
-                    own("tf", embedded("tf", DEPTH)?),
                     own("hybrid", embedded("hybrid", 2)?),
+                    own("tf", embedded("tf", DEPTH)?),
+                    own("tf3", embedded("tf", 3)?),
                     own("mesa2", embedded("mesa2", 2)?),
                 ],
                 3,
