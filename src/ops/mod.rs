@@ -12,6 +12,6 @@ pub mod linear_transformer;
 mod matrices;
 mod mesa_layer;
 pub mod moments;
-pub mod simd;
 pub mod sequence_transformer;
+pub mod simd;
 pub mod wishart;
