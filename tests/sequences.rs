@@ -1,4 +1,4 @@
-//! Sequences: the fused transformer against plain formulas and finite differences, the mesa layer against ridge
+//! Trajectories: the fused transformer against plain formulas and finite differences, the mesa layer against ridge
 //! regression, the tasks against their laws.
 
 use incontext::linalg::Matrix;

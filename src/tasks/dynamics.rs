@@ -1,4 +1,4 @@
-//! Sequences of a dynamical system: s_{t+1} = W s_t + noise with a new W for every sequence (`mesa` section 3).
+//! Trajectories of a dynamical system: s_{t+1} = W s_t + noise with a new W for every sequence (`mesa` section 3).
 
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -192,7 +192,7 @@ impl Dynamics {
     ///
     /// # Errors
     /// As [`Dynamics::check`]; [`Error::Invalid`] for an empty batch, or one that does not fit in memory.
-    pub fn sample(&self, batch: usize, seed: u64) -> Result<Sequences> {
+    pub fn sample(&self, batch: usize, seed: u64) -> Result<Trajectories> {
         self.check()?;
         if batch == 0 {
             return Err(Error::invalid("batch", 0, "at least 1 sequence"));
@@ -241,7 +241,7 @@ impl Dynamics {
                 }
             }
         });
-        Sequences::new(batch, length, seen, states)
+        Trajectories::new(batch, length, seen, states)
     }
 
     fn teacher(&self, pool: &[Matrix], rng: &mut ChaCha8Rng) -> Matrix {
@@ -324,15 +324,15 @@ impl TokenKind {
 
 /// A batch of sequences of observations.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sequences {
+pub struct Trajectories {
     batch: usize,
     length: usize,
     dim: usize,
     states: Vec<f64>,
 }
 
-impl Sequences {
-    /// Sequences from data `[batch, length, dim]`, row-major.
+impl Trajectories {
+    /// Trajectories from data `[batch, length, dim]`, row-major.
     ///
     /// # Errors
     /// [`Error::Shape`] unless the values fill the shape, there is a sequence and each has two states.
@@ -343,7 +343,7 @@ impl Sequences {
             return Err(Error::shape("sequences", &[states.len()], expected));
         }
         crate::error::all_finite("sequences", states.iter().copied())?;
-        Ok(Sequences { batch, length, dim, states })
+        Ok(Trajectories { batch, length, dim, states })
     }
 
     /// Number of sequences.
@@ -369,7 +369,7 @@ impl Sequences {
     /// The observations of sequence `i`, `[T + 1, dim]` row-major.
     ///
     /// # Panics
-    /// If `i` is not below [`Sequences::len`], like indexing a slice.
+    /// If `i` is not below [`Trajectories::len`], like indexing a slice.
     pub fn states(&self, i: usize) -> &[f64] {
         &self.states[i * self.length * self.dim..][..self.length * self.dim]
     }
@@ -403,7 +403,7 @@ impl Sequences {
     /// The observations that follow each token, `[batch, T, dim]`.
     ///
     /// # Errors
-    /// As [`Sequences::inputs`].
+    /// As [`Trajectories::inputs`].
     pub fn targets<T: OnLanes>(&self) -> Result<LaneBatch<T>> {
         let n = self.dim;
         let values: Vec<f64> = self.states.chunks(self.length * n).flat_map(|s| s[n..].iter().copied()).collect();
@@ -434,7 +434,7 @@ impl Sequences {
     ///
     /// # Errors
     /// [`Error::Invalid`] for k = 0.
-    pub fn stacked(&self, k: usize) -> Result<Sequences> {
+    pub fn stacked(&self, k: usize) -> Result<Trajectories> {
         if k == 0 {
             return Err(Error::invalid("stacked observations", 0, "at least 1"));
         }
@@ -447,6 +447,6 @@ impl Sequences {
                 }
             }
         }
-        Sequences::new(self.batch, self.length, k * n, states)
+        Trajectories::new(self.batch, self.length, k * n, states)
     }
 }

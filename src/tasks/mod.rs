@@ -8,7 +8,7 @@ pub mod sequences;
 pub mod two_layer_network;
 
 pub use covariance::Covariance;
-pub use dynamics::{Dynamics, Sequences, TokenKind};
+pub use dynamics::{Dynamics, TokenKind, Trajectories};
 pub use ill_conditioned::IllConditioned;
 pub use linear_regression::{LinearRegression, Prompts, WeightPrior};
 pub use sequences::Sequences;

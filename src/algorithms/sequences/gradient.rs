@@ -2,7 +2,7 @@
 
 use super::{Pairing, Pairs, SequenceAlgorithm, by_moments, predictions};
 use crate::linalg::Matrix;
-use crate::tasks::Sequences;
+use crate::tasks::Trajectories;
 use crate::{Error, Result};
 
 /// K steps of Φ ← Φ − η ∇L_t(Φ) = Φ + η (C − Φ A) from Φ = 0, L_t(Φ) = ½ Σ_{i<t} ‖s_{i+1} − Φ s_i‖².
@@ -20,7 +20,7 @@ impl SequenceGradient {
     ///
     /// # Errors
     /// As [`predictions`].
-    pub fn line_searched(sequences: &Sequences) -> Result<Self> {
+    pub fn line_searched(sequences: &Trajectories) -> Result<Self> {
         let unit = predictions(&SequenceGradient { rate: 1.0, steps: 1 }, sequences, None)?;
         let n = sequences.dim();
         let targets = (0..sequences.len()).flat_map(|i| sequences.states(i)[n..].iter());
@@ -37,7 +37,7 @@ impl SequenceGradient {
     ///
     /// # Errors
     /// As [`predictions`]; [`Error::Numerical`] if every rate diverges.
-    pub fn searched(sequences: &Sequences, steps: usize) -> Result<Self> {
+    pub fn searched(sequences: &Trajectories, steps: usize) -> Result<Self> {
         let mut best: Option<(f64, SequenceGradient)> = None;
         for k in 0..60 {
             let candidate = SequenceGradient { rate: 1e-3 * 1.1f64.powi(k), steps };

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::linalg::Matrix;
-use crate::tasks::Sequences;
+use crate::tasks::Trajectories;
 use crate::{Error, Result};
 
 /// Which pairs an algorithm sees at token t.
@@ -118,8 +118,8 @@ pub(super) fn by_moments(
 /// [`Error::Shape`] if the inputs are of other sequences; those of the algorithm.
 pub fn predictions(
     algorithm: &dyn SequenceAlgorithm,
-    sequences: &Sequences,
-    inputs: Option<&Sequences>,
+    sequences: &Trajectories,
+    inputs: Option<&Trajectories>,
 ) -> Result<Vec<f64>> {
     let inputs = inputs.unwrap_or(sequences);
     if (inputs.len(), inputs.tokens()) != (sequences.len(), sequences.tokens()) {
@@ -141,14 +141,14 @@ pub fn predictions(
     Ok(each.concat())
 }
 
-/// The per-token loss of `algorithm`, `[T]` (see [`Sequences::losses`]).
+/// The per-token loss of `algorithm`, `[T]` (see [`Trajectories::losses`]).
 ///
 /// # Errors
 /// As [`predictions`].
 pub fn sequence_losses(
     algorithm: &dyn SequenceAlgorithm,
-    sequences: &Sequences,
-    inputs: Option<&Sequences>,
+    sequences: &Trajectories,
+    inputs: Option<&Trajectories>,
 ) -> Result<Vec<f64>> {
     sequences.losses(&predictions(algorithm, sequences, inputs)?)
 }

@@ -10,7 +10,7 @@
 use super::{Pairing, Pairs, SequenceAlgorithm, by_moments, sequence_losses};
 use crate::algorithms::minimise;
 use crate::linalg::Matrix;
-use crate::tasks::Sequences;
+use crate::tasks::Trajectories;
 use crate::{Error, Result};
 
 /// The series, its coefficients shared by all tokens.
@@ -59,8 +59,8 @@ impl InverseSeries {
         steps: usize,
         ridge: f64,
         pairing: Pairing,
-        sequences: &Sequences,
-        inputs: Option<&Sequences>,
+        sequences: &Trajectories,
+        inputs: Option<&Trajectories>,
     ) -> Result<Self> {
         if steps == 0 {
             return Err(Error::invalid("steps of the series", 0, "at least 1"));

@@ -13,7 +13,7 @@ use crate::experiments::{Recipe, Settings, TrainOptions};
 use crate::models::SequenceTransformer;
 use crate::ops::lane_products::OnLanes;
 use crate::ops::sequence_transformer::{Architecture, LaneBatch, Layer, Mixer};
-use crate::tasks::{Dynamics, Sequences, TokenKind};
+use crate::tasks::{Dynamics, TokenKind, Trajectories};
 use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
 use crate::{Error, Result};
 
@@ -28,7 +28,7 @@ pub struct Protocol {
     pub tokens: TokenKind,
     /// Standard deviation of the initial parameters.
     pub init: f64,
-    /// Sequences a step.
+    /// Trajectories a step.
     pub batch: usize,
     /// Learning rate.
     pub rate: f64,
@@ -44,7 +44,7 @@ pub struct Protocol {
     pub keep_all: bool,
 }
 
-/// Sequences of the test batch, and their seed.
+/// Trajectories of the test batch, and their seed.
 const TEST_SEQUENCES: usize = 512;
 const TEST_SEED: u64 = 0x7e57;
 
@@ -53,7 +53,7 @@ impl Protocol {
     ///
     /// # Errors
     /// As [`Dynamics::sample`].
-    pub fn test(&self) -> Result<Sequences> {
+    pub fn test(&self) -> Result<Trajectories> {
         self.task.sample(TEST_SEQUENCES, TEST_SEED)
     }
 
@@ -341,7 +341,7 @@ struct Training {
     model: SequenceTransformer,
     protocol: Protocol,
     seed: u64,
-    test: Sequences,
+    test: Trajectories,
     test_tokens: LaneBatch<f32>,
 }
 
@@ -495,15 +495,15 @@ impl Trained {
     ///
     /// # Errors
     /// [`Error::Shape`] for sequences of another dimension.
-    pub fn losses(&self, sequences: &Sequences) -> Result<Vec<f64>> {
+    pub fn losses(&self, sequences: &Trajectories) -> Result<Vec<f64>> {
         sequences.losses(&self.model.predict(&self.tokens(sequences)?)?)
     }
 
     /// What the network reads of `sequences`.
     ///
     /// # Errors
-    /// As [`Sequences::inputs`].
-    pub fn tokens<T: OnLanes>(&self, sequences: &Sequences) -> Result<LaneBatch<T>> {
+    /// As [`Trajectories::inputs`].
+    pub fn tokens<T: OnLanes>(&self, sequences: &Trajectories) -> Result<LaneBatch<T>> {
         sequences.inputs(self.protocol.tokens)
     }
 }
