@@ -7,5 +7,5 @@ pub mod trend;
 
 pub use identity::distance_to_identity;
 pub use interval::Interval;
-pub use similarity::{BestMatch, Measure, Similarity};
+pub use similarity::{BestMatch, Measure, Similarity, similarity_at};
 pub use trend::{LinearFit, spearman};

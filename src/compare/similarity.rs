@@ -185,6 +185,24 @@ impl Similarity {
     }
 }
 
+/// The measure of every pair at one position, between the vectors of all prompts' errors there: `[rows, columns]`. Where
+/// [`Similarity`] compares positions within a prompt, this says how a match depends on the number of examples.
+///
+/// # Errors
+/// [`Error::Shape`] for families on other prompts; [`Error::Invalid`] for a position that is not there.
+pub fn similarity_at(measure: Measure, a: &Predictions, b: &Predictions, position: usize) -> Result<Vec<f64>> {
+    if (a.batch, a.positions) != (b.batch, b.positions) {
+        let expected = format!("[{}, {}]", a.batch, a.positions);
+        return Err(Error::shape("second family's errors", &[b.batch, b.positions], expected));
+    }
+    if position >= a.positions {
+        return Err(Error::invalid("position", position, format!("below {}", a.positions)));
+    }
+    let column = |values: &Vec<f64>| values.iter().skip(position).step_by(a.positions).copied().collect::<Vec<f64>>();
+    let (a, b): (Vec<_>, Vec<_>) = (a.values.iter().map(column).collect(), b.values.iter().map(column).collect());
+    Ok(a.iter().flat_map(|a| b.iter().map(|b| measure.of(a, b))).collect())
+}
+
 impl Measure {
     /// The measure of two vectors; the cosine with a zero vector is 0.
     pub fn of(self, a: &[f64], b: &[f64]) -> f64 {

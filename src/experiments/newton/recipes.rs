@@ -1,0 +1,398 @@
+//! The trainings of `newton` as data: the paper's model and protocol at sizes that a laptop trains (newton.md section 7).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use dfdx::prelude::{Cpu, Gradients};
+use serde_json::json;
+
+use crate::experiments::{Recipe, Settings, TrainOptions};
+use crate::models::{Gpt2, Gpt2Config, Init, Positions};
+use crate::tasks::{Covariance, HiddenUnit, IllConditioned, LinearRegression, Prompts, TwoLayerNetwork, WeightPrior};
+use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
+use crate::{Error, Result};
+
+/// What prompts are drawn from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Task {
+    /// x ~ N(0, I), labels with noise of this standard deviation.
+    Linear {
+        /// σ.
+        noise: f64,
+    },
+    /// x ~ N(0, Σ), Σ with two clusters of eigenvalues of this ratio, its eigenbasis drawn anew for every batch of 64.
+    Skew {
+        /// κ.
+        kappa: f64,
+    },
+    /// Labels from a random two-layer network with so many hidden units.
+    Network {
+        /// ReLU or tanh.
+        unit: HiddenUnit,
+        /// h.
+        hidden: usize,
+    },
+}
+
+impl Task {
+    /// `batch` prompts of `context` examples whose covariates have their first `active` of `dim` coordinates free and the
+    /// others 0, as in the curriculum.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for sizes that no task has.
+    pub fn sample(&self, dim: usize, active: usize, context: usize, batch: usize, seed: u64) -> Result<Prompts> {
+        if active == 0 || active > dim {
+            return Err(Error::invalid("active coordinates", active, format!("1 to {dim}")));
+        }
+        let linear = |covariance, noise| {
+            LinearRegression::new(covariance, context, WeightPrior::Isotropic)?.with_noise(noise)?.sample(batch, seed)
+        };
+        let prompts = match *self {
+            Task::Linear { noise } => linear(Covariance::identity(active)?, noise)?,
+            Task::Network { unit, hidden } => {
+                TwoLayerNetwork::new(active, hidden, unit, context)?.sample(batch, seed)?
+            }
+            Task::Skew { kappa } if active == dim => {
+                IllConditioned::two_clusters(dim, kappa, context)?.sample(batch, seed)?
+            }
+            Task::Skew { kappa } => {
+                // Coordinates are cut off after the rotation, as in the authors' code: a corner of Σ.
+                let task = IllConditioned::two_clusters(dim, kappa, context)?;
+                let sigma = Covariance::rotated(task.eigenvalues(), seed)?.matrix().clone();
+                let corner = crate::linalg::Matrix::from_fn(active, active, |i, j| sigma[(i, j)]);
+                linear(Covariance::from_matrix(&corner)?, 0.0)?
+            }
+        };
+        if active == dim {
+            return Ok(prompts);
+        }
+        let pad = |x: &[f64]| x.iter().copied().chain(std::iter::repeat_n(0.0, dim - active)).collect::<Vec<f64>>();
+        let x = (0..batch).flat_map(|i| prompts.x(i).chunks(active)).flat_map(pad).collect();
+        let y = (0..batch).flat_map(|i| prompts.y(i)).copied().collect();
+        Prompts::from_data(batch, context, dim, x, y)
+    }
+}
+
+/// The curriculum of Garg et al.: coordinates and examples that are active grow together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Curriculum {
+    /// Coordinates at the start.
+    pub first: usize,
+    /// Steps between two more coordinates.
+    pub every: u64,
+}
+
+/// How one network is trained.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Protocol {
+    /// What prompts are drawn from.
+    pub task: Task,
+    /// Dimension d.
+    pub dim: usize,
+    /// Examples n of a prompt; a prediction is made at each and at one more covariate.
+    pub context: usize,
+    /// The architecture.
+    pub model: Gpt2Config,
+    /// Prompts a step.
+    pub batch: usize,
+    /// Steps in all.
+    pub steps: u64,
+    /// The optimiser.
+    pub adam: AdamConfig,
+    /// The schedule of its rate.
+    pub schedule: Schedule,
+    /// How the task grows during training.
+    pub curriculum: Curriculum,
+}
+
+/// Prompts of the batch whose loss is kept in the checkpoint, and its seed.
+const TEST: (usize, u64) = (2048, 99);
+
+impl Protocol {
+    /// `batch` prompts of the full task.
+    ///
+    /// # Errors
+    /// As [`Task::sample`].
+    pub fn sample(&self, batch: usize, seed: u64) -> Result<Prompts> {
+        self.task.sample(self.dim, self.dim, self.context, batch, seed)
+    }
+
+    /// Active coordinates and examples at `step`: d and n grow together.
+    fn active(&self, step: u64) -> (usize, usize) {
+        let Curriculum { first, every } = self.curriculum;
+        let grown = first + usize::try_from(step / every.max(1)).unwrap_or(usize::MAX).min(self.dim);
+        let dims = grown.min(self.dim);
+        (dims, (self.context * dims).div_ceil(self.dim))
+    }
+
+    fn describe(&self, seed: u64) -> serde_json::Value {
+        json!({
+            "task": format!("{:?}", self.task), "d": self.dim, "n": self.context, "model": self.model, "init": Init::FanIn, "seed": seed,
+            "batch": self.batch, "steps": self.steps, "adam": self.adam, "schedule": self.schedule,
+            "curriculum": { "first": self.curriculum.first, "every": self.curriculum.every },
+        })
+    }
+}
+
+/// A run of a recipe.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its name in the checkpoint, e.g. `s0`.
+    pub name: String,
+    /// How it is trained.
+    pub protocol: Protocol,
+    /// Seed of its initial weights and of its batches.
+    pub seed: u64,
+}
+
+fn config(dim: usize, context: usize, layers: usize, width: usize, heads: usize) -> Gpt2Config {
+    let positions = Positions::Learned(2 * (context + 1));
+    Gpt2Config { inputs: dim, layers, positions, ..Gpt2Config::default() }.with_width(width, heads)
+}
+
+/// The S setting: d = 5, n = 10, 8 layers of width 32 with 4 heads.
+pub fn small() -> Protocol {
+    let (dim, context) = (5, 10);
+    Protocol {
+        task: Task::Linear { noise: 0.0 },
+        dim,
+        context,
+        model: config(dim, context, 8, 32, 4),
+        batch: 64,
+        steps: 12_000,
+        adam: AdamConfig { rate: 2e-3, clip: Clip::Global(1.0), ..AdamConfig::default() },
+        schedule: Schedule::Cosine { warmup: 500 },
+        curriculum: Curriculum { first: 1, every: 600 },
+    }
+}
+
+/// S with another architecture.
+fn small_with(layers: usize, width: usize, heads: usize) -> Protocol {
+    Protocol { model: config(5, 10, layers, width, heads), ..small() }
+}
+
+/// S on another task.
+fn small_on(task: Task) -> Protocol {
+    Protocol { task, ..small() }
+}
+
+/// Two-layer networks: d = 5, h = 20, n = 40.
+fn two_layer(unit: HiddenUnit) -> Protocol {
+    let (dim, context) = (5, 40);
+    Protocol { task: Task::Network { unit, hidden: 20 }, context, model: config(dim, context, 8, 32, 4), ..small() }
+}
+
+/// The M setting: d = 10, n = 20, 8 layers of width 64 with 4 heads.
+pub fn medium() -> Protocol {
+    let (dim, context) = (10, 20);
+    Protocol {
+        dim,
+        context,
+        model: config(dim, context, 8, 64, 4),
+        steps: 20_000,
+        adam: AdamConfig { rate: 1e-3, ..small().adam },
+        curriculum: Curriculum { first: 3, every: 800 },
+        ..small()
+    }
+}
+
+/// The L setting, the paper's geometry: d = 20, n = 40, 12 layers, at width 64 with 4 heads.
+pub fn large() -> Protocol {
+    let (dim, context) = (20, 40);
+    Protocol {
+        dim,
+        context,
+        model: config(dim, context, 12, 64, 4),
+        steps: 50_000,
+        adam: AdamConfig { rate: 1e-3, ..small().adam },
+        curriculum: Curriculum { first: 5, every: 1000 },
+        ..small()
+    }
+}
+
+/// The runs of every recipe of the paper, with the recipe's title.
+pub fn catalogue() -> Vec<(&'static str, &'static str, Vec<Run>)> {
+    let seeds = |protocol: Protocol, seeds: u64| -> Vec<Run> {
+        (0..seeds).map(|seed| Run { name: format!("s{seed}"), protocol: protocol.clone(), seed }).collect()
+    };
+    let width = |w: usize| Run { name: format!("w{w}.s0"), protocol: small_with(8, w, 1), seed: 0 };
+    vec![
+        ("newton-s", "d = 5, n = 10, 8 layers: Figures 2 to 14 and 27, 3 seeds", seeds(small(), 3)),
+        (
+            "newton-s-skew",
+            "… ill-conditioned, κ = 100: Figures 4 and 15 to 18",
+            seeds(small_on(Task::Skew { kappa: 100.0 }), 1),
+        ),
+        ("newton-s-noisy", "… with noise 0.1: Figure 19", seeds(small_on(Task::Linear { noise: 0.1 }), 1)),
+        ("newton-s-one-head", "… with one head: Figures 22 and 23", seeds(small_with(8, 32, 1), 1)),
+        ("newton-s-width", "… with one head, widths 2, 4, 8 and 16: Figure 6", [2, 4, 8, 16].map(width).into()),
+        ("newton-s-deep", "… with 16 layers: Figures 24 and 25", seeds(small_with(16, 32, 4), 1)),
+        ("newton-relu", "two-layer ReLU networks, n = 40: Figure 20", seeds(two_layer(HiddenUnit::Relu), 1)),
+        ("newton-tanh", "two-layer tanh networks, n = 40: Figure 21", seeds(two_layer(HiddenUnit::Tanh), 1)),
+        ("newton-m", "d = 10, n = 20, 8 layers", seeds(medium(), 1)),
+        ("newton-l", "the paper's d = 20, n = 40, 12 layers, at width 64", seeds(large(), 1)),
+    ]
+}
+
+/// The recipes, as the command line lists them.
+pub fn recipes() -> Vec<Recipe> {
+    // One function pointer a recipe: a recipe is plain data without captures.
+    const RUNS: [fn(&Settings<'_>, &TrainOptions) -> Result<PathBuf>; 10] = [
+        |s, o| train_recipe(0, s, o),
+        |s, o| train_recipe(1, s, o),
+        |s, o| train_recipe(2, s, o),
+        |s, o| train_recipe(3, s, o),
+        |s, o| train_recipe(4, s, o),
+        |s, o| train_recipe(5, s, o),
+        |s, o| train_recipe(6, s, o),
+        |s, o| train_recipe(7, s, o),
+        |s, o| train_recipe(8, s, o),
+        |s, o| train_recipe(9, s, o),
+    ];
+    catalogue().into_iter().zip(RUNS).map(|((id, title, _), run)| Recipe { id, title, run }).collect()
+}
+
+/// The training problem of a run.
+struct Training {
+    model: Gpt2,
+    protocol: Protocol,
+    seed: u64,
+    test: Prompts,
+}
+
+impl Problem for Training {
+    type Model = Gpt2;
+
+    fn model(&mut self) -> &mut Gpt2 {
+        &mut self.model
+    }
+
+    fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
+        let (active, context) = self.protocol.active(step);
+        // Odd multiplier: distinct steps of distinct seeds get distinct sampling seeds.
+        let seed = (self.seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step);
+        let protocol = &self.protocol;
+        let prompts = protocol.task.sample(protocol.dim, active, context, protocol.batch, seed)?;
+        self.model.loss_and_gradient(&prompts.interleaved()?)
+    }
+
+    fn measure(&mut self, _: u64) -> Result<Vec<(&'static str, f64)>> {
+        Ok(vec![("test", self.model.loss(&self.test.interleaved()?)?)])
+    }
+}
+
+/// Trains one run, keeping its state in `state`: the parameters at the end and the loss on a test batch.
+///
+/// # Errors
+/// As [`Trainer::run`].
+pub fn train(run: &Run, task: &str, state: Option<&Path>, settings: &Settings<'_>) -> Result<History> {
+    let protocol = &run.protocol;
+    let mut problem = Training {
+        model: Gpt2::init(protocol.model.clone(), Init::FanIn, run.seed)?,
+        test: protocol.sample(TEST.0, TEST.1)?,
+        protocol: protocol.clone(),
+        seed: run.seed,
+    };
+    let trainer = Trainer {
+        task: task.to_owned(),
+        steps: protocol.steps,
+        schedule: protocol.schedule,
+        record_at: vec![protocol.steps],
+        state: state.map(Path::to_owned),
+        fingerprint: protocol.describe(run.seed),
+        save_every: Duration::from_secs(60),
+        observer: settings.observer,
+    };
+    trainer.run(&mut problem, &mut Adam::new(protocol.adam)?)
+}
+
+fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
+    let (id, title, mut runs) = catalogue().swap_remove(index);
+    if let Some(seed) = options.seed {
+        // One network for each configuration, under the seed that was asked for.
+        runs.retain(|run| run.seed == 0);
+        for run in &mut runs {
+            run.name = run.name.replace("s0", &format!("s{seed}"));
+            run.seed = seed;
+        }
+    }
+    let folder = options.out.clone().unwrap_or_else(|| settings.checkpoints.clone());
+    for path in [&folder, &settings.work] {
+        std::fs::create_dir_all(path).map_err(|e| Error::file(path, "create", e))?;
+    }
+    let begin = Instant::now();
+    let (mut arrays, mut described, mut losses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let mut states = Vec::new();
+    for run in &runs {
+        let state = settings.work.join(format!("{id}.{}.safetensors", run.name));
+        if !options.resume && state.exists() {
+            std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
+        }
+        let history = train(run, &format!("{id} {}", run.name), Some(&state), settings)?;
+        let parameters = history.parameters.last().cloned().unwrap_or_default();
+        arrays.insert(run.name.clone(), Array::f32(&[parameters.len()], parameters)?);
+        described.insert(run.name.clone(), run.protocol.describe(run.seed));
+        losses.insert(run.name.clone(), history.measure("test")?.last().copied());
+        states.push(state);
+    }
+    let seed = options.seed.map(|s| format!(" --seed {s}")).unwrap_or_default();
+    let manifest = json!({
+        "id": id, "title": title, "command": format!("cargo lab train {id}{seed}"), "runs": described, "test_loss": losses,
+    });
+    let path = folder.join(format!("{id}.safetensors"));
+    let mut readable = manifest.clone();
+    Checkpoint { arrays, manifest }.save(&path)?;
+    // Beside the file, for people: the same manifest and how long it took.
+    readable["seconds_of_last_session"] = json!(begin.elapsed().as_secs());
+    crate::fs::write_atomic(folder.join(format!("{id}.json")), format!("{readable:#}\n").as_bytes())?;
+    for state in states {
+        std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
+    }
+    Ok(path)
+}
+
+/// A trained network as the figures use it.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// The run's name, e.g. `s0`.
+    pub name: String,
+    /// How it was trained.
+    pub protocol: Protocol,
+    /// The network.
+    pub model: Gpt2,
+}
+
+/// The trained runs of recipe `id`: from the shipped checkpoint, or trained now if the settings ask for it.
+///
+/// # Errors
+/// [`Error::Unknown`] for another id, [`Error::File`] and [`Error::Corrupt`] for a checkpoint that is not there or
+/// damaged; as [`train`].
+pub fn load(id: &str, settings: &Settings<'_>) -> Result<Vec<Trained>> {
+    let catalogue = catalogue();
+    let index = catalogue
+        .iter()
+        .position(|(name, ..)| *name == id)
+        .ok_or_else(|| Error::unknown("checkpoint", id, catalogue.iter().map(|(id, ..)| *id)))?;
+    let path = if settings.from_scratch {
+        let fresh = settings.work.join("from-scratch");
+        let path = fresh.join(format!("{id}.safetensors"));
+        if path.exists() {
+            // Trained by an earlier figure of this or another run, by the same code: deterministic, hence the same.
+            path
+        } else {
+            train_recipe(index, settings, &TrainOptions { resume: true, seed: None, out: Some(fresh) })?
+        }
+    } else {
+        settings.checkpoints.join(format!("{id}.safetensors"))
+    };
+    let checkpoint = Checkpoint::load(&path)?;
+    let read = |run: &Run| {
+        let values = checkpoint.f32(&run.name, &[0])?.1.to_vec();
+        let model = Gpt2::from_values(run.protocol.model.clone(), values)?;
+        Ok(Trained { name: run.name.clone(), protocol: run.protocol.clone(), model })
+    };
+    // A quick look is at one network of each configuration.
+    let wanted = |run: &&Run| !settings.quick || run.seed == 0;
+    catalogue[index].2.iter().filter(wanted).map(read).collect()
+}
