@@ -11,11 +11,11 @@
 //! |---|---|
 //! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior; ill-conditioned; two-layer networks |
 //! | [`algorithms`] | what a model may be running: gradient descent, least squares, Newton, CG, (L-)BFGS, online GD, Chebyshev, heavy ball, GD++, kernel polynomials; at every prefix of a prompt |
-//! | [`models`] | transformers of linear attention, sparse and general, and of GPT-2's kind, with dfdx parameters |
+//! | [`models`] | transformers of linear attention, sparse and general, and of GPT-2's kind, and LSTMs, with dfdx parameters |
 //! | [`ops`] | fused forward and backward passes on the dfdx tape, whole transformers among them; the exact loss over Wishart samples |
 //! | [`compare`] | similarity of errors and of induced weights, best-matching steps with intervals, trends; intervals over seeds |
 //! | [`probe`] | linear probes of hidden states in closed form |
-//! | [`train`] | the trainer, Adam and SGD, clipping, schedules, checkpoints; resumable bit for bit |
+//! | [`train`] | the trainer, Adam, SGD and Muon, clipping, schedules, curricula, checkpoints; resumable bit for bit |
 //! | [`figure`] | [`figure::Figure`]: one description gives interactive Plotly, static SVG, JSON and CSV; claims; tables |
 //! | [`experiments`] | the papers' figures, one file a figure, and the trainings behind them |
 //! | [`progress`] | who watches long work, and how: lines in a notebook, bars in a terminal |
@@ -87,16 +87,19 @@ pub mod prelude {
     };
     pub use crate::linalg::Matrix;
     pub use crate::models::{
-        GeneralLinearTransformer, Gpt2, Gpt2Config, Init, LinearTransformer, Parameters, Parametrisation, Positions,
+        GeneralLinearTransformer, Gpt2, Gpt2Config, Init, LinearTransformer, Lstm, LstmConfig, Parameters,
+        Parametrisation, Positions,
     };
     pub use crate::ops::attention::{Attention, Weights};
     pub use crate::ops::linear_attention::Mask;
     pub use crate::ops::moments::Moments;
+    pub use crate::ops::sequence::Architecture;
     pub use crate::ops::wishart::GramSamples;
     pub use crate::progress::{Lines, Observer, Silent};
     pub use crate::rng::{self, Rng};
     pub use crate::tasks::{Covariance, LinearRegression, Prompts, Sequences, WeightPrior};
     pub use crate::train::{
-        Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Sgd, SgdConfig, Trainer,
+        Adam, AdamConfig, Array, Checkpoint, Clip, Curriculum, History, Muon, MuonConfig, Problem, Ramp, Schedule, Sgd,
+        SgdConfig, Trainer,
     };
 }

@@ -4,11 +4,15 @@ pub mod constructions;
 pub mod general_linear_transformer;
 pub mod gpt2;
 pub mod linear_transformer;
+pub mod lstm;
+pub mod sequence_model;
 pub mod sequence_transformer;
 
 pub use general_linear_transformer::GeneralLinearTransformer;
 pub use gpt2::{Gpt2, Gpt2Config, Init, Positions};
 pub use linear_transformer::{LinearTransformer, Parametrisation};
+pub use lstm::{Lstm, LstmConfig};
+pub use sequence_model::SequenceModel;
 pub use sequence_transformer::SequenceTransformer;
 
 use dfdx::prelude::*;

@@ -95,7 +95,23 @@ impl LinearRegression {
     /// # Errors
     /// [`Error::Invalid`] for an empty batch, or one that does not fit in memory.
     pub fn sample(&self, batch: usize, seed: u64) -> Result<Prompts> {
-        let (d, tokens) = (self.dim(), self.context.saturating_add(1));
+        self.sample_truncated(batch, self.dim(), self.context.saturating_add(1), seed)
+    }
+
+    /// `batch` prompts of `points` points, the query included, whose covariates are 0 from coordinate `dims` on: the
+    /// task in a curriculum ([`crate::train::Curriculum`]). Labels are those of the covariates that are left.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty batch, one that does not fit in memory, more dimensions than the task has, none,
+    /// or fewer than two points.
+    pub fn sample_truncated(&self, batch: usize, dims: usize, points: usize, seed: u64) -> Result<Prompts> {
+        let (d, tokens) = (self.dim(), points);
+        if dims == 0 || dims > d {
+            return Err(Error::invalid("active dimensions", dims, format!("1 to {d}")));
+        }
+        if points < 2 {
+            return Err(Error::invalid("points of a prompt", points, "at least 2: an example and the query"));
+        }
         check_batch(batch)?;
         let len = array_len::<f64>("prompts", &[batch, tokens, d])?;
         let (mut x, mut y) = (vec![0.0; len], vec![0.0; batch * tokens]);
@@ -107,6 +123,7 @@ impl LinearRegression {
                     let w = self.task_vector(&mut rng, &mut white);
                     for (x, y) in x.chunks_mut(d).zip(y) {
                         self.covariate(&mut rng, &mut white, x);
+                        x[dims..].fill(0.0);
                         *y = x.iter().zip(&w).map(|(x, w)| x * w).sum::<f64>();
                         if self.noise > 0.0 {
                             *y += self.noise * normal(&mut rng);

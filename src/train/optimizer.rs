@@ -5,6 +5,7 @@ use dfdx::prelude::{Cpu, CpuError, Gradients};
 use serde::{Deserialize, Serialize};
 
 use crate::models::Parameters;
+use crate::ops::adam::{Step, adam};
 use crate::{Error, Result};
 
 /// What is done to gradients before a step.
@@ -56,7 +57,7 @@ impl Clip {
 
 /// Scales `parts` to a common norm of at most `limit`.
 fn shrink(parts: &mut [&mut [f32]], limit: f64) {
-    let norm = parts.iter().flat_map(|p| p.iter()).map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+    let norm = parts.iter().map(|p| square(p)).sum::<f64>().sqrt();
     if norm > limit {
         // The small constant is PyTorch's, kept so that the same gradient gives the same step.
         let scale = (limit / (norm + 1e-6)) as f32;
@@ -64,10 +65,22 @@ fn shrink(parts: &mut [&mut [f32]], limit: f64) {
     }
 }
 
+/// The sum of squares, in eight sums that do not wait for each other.
+fn square(part: &[f32]) -> f64 {
+    let (chunks, rest) = part.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(s, g)| *s += f64::from(*g) * f64::from(*g));
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>()
+}
+
 /// An optimiser whose state can be saved and restored bit for bit.
 pub trait Stateful {
     /// The base learning rate times `factor` from the next step on.
     fn set_rate_factor(&mut self, factor: f64);
+    /// The learning rate of the next step.
+    fn rate(&self) -> f64;
     /// The state, named.
     fn state(&self) -> Vec<(String, Vec<f32>)>;
     /// Restores what [`Stateful::state`] gave after `steps` steps.
@@ -96,6 +109,22 @@ impl Default for AdamConfig {
     /// PyTorch's defaults, without decay or clipping.
     fn default() -> Self {
         AdamConfig { rate: 1e-3, betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.0, clip: Clip::None }
+    }
+}
+
+impl AdamConfig {
+    /// The numbers of step `steps` (from 1) at `factor` times the rate.
+    pub(super) fn step(&self, steps: u64, factor: f64) -> Step {
+        let [beta1, beta2] = self.betas;
+        let steps = steps.min(i32::MAX as u64) as i32;
+        let rate = self.rate * factor;
+        Step {
+            rate: (rate / (1.0 - beta1.powi(steps))) as f32,
+            correction: (1.0 - beta2.powi(steps)).sqrt() as f32,
+            decay: (1.0 - rate * self.weight_decay) as f32,
+            betas: [beta1 as f32, beta2 as f32],
+            epsilon: self.epsilon as f32,
+        }
     }
 }
 
@@ -144,22 +173,12 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Adam {
         }
         fits(&self.first, &gradients).and_then(|()| fits(&self.second, &gradients)).map_err(device_error)?;
         self.steps += 1;
-        let [beta1, beta2] = self.config.betas;
-        let steps = self.steps.min(i32::MAX as u64) as i32;
-        let rate = self.config.rate * self.factor;
-        let step = (rate / (1.0 - beta1.powi(steps))) as f32;
-        let correction = (1.0 - beta2.powi(steps)).sqrt() as f32;
-        let decay = (1.0 - rate * self.config.weight_decay) as f32;
-        let (b1, b2, epsilon) = (beta1 as f32, beta2 as f32, self.config.epsilon as f32);
+        let step = self.config.step(self.steps, self.factor);
         let mut tensors = gradients.iter().zip(self.first.iter_mut().zip(&mut self.second));
         module
             .visit(&mut |parameter| {
                 let Some((gradient, (first, second))) = tensors.next() else { return Ok(()) };
-                for (((p, g), m), v) in parameter.values.iter_mut().zip(gradient).zip(first).zip(second) {
-                    *m = b1 * *m + (1.0 - b1) * g;
-                    *v = b2 * *v + (1.0 - b2) * g * g;
-                    *p = *p * decay - step * *m / (v.sqrt() / correction + epsilon);
-                }
+                adam(step, parameter.values, gradient, first, second);
                 Ok(())
             })
             .map_err(device_error)
@@ -169,6 +188,10 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Adam {
 impl Stateful for Adam {
     fn set_rate_factor(&mut self, factor: f64) {
         self.factor = factor;
+    }
+
+    fn rate(&self) -> f64 {
+        self.config.rate * self.factor
     }
 
     fn state(&self) -> Vec<(String, Vec<f32>)> {
@@ -252,6 +275,10 @@ impl Stateful for Sgd {
         self.factor = factor;
     }
 
+    fn rate(&self) -> f64 {
+        self.config.rate * self.factor
+    }
+
     fn state(&self) -> Vec<(String, Vec<f32>)> {
         named("sgd.velocity", &self.velocity).collect()
     }
@@ -265,16 +292,16 @@ impl Stateful for Sgd {
     }
 }
 
-fn named(prefix: &str, tensors: &[Vec<f32>]) -> impl Iterator<Item = (String, Vec<f32>)> {
+pub(super) fn named(prefix: &str, tensors: &[Vec<f32>]) -> impl Iterator<Item = (String, Vec<f32>)> {
     tensors.iter().enumerate().map(move |(i, t)| (format!("{prefix}.{i}"), t.clone()))
 }
 
-fn is_named(prefix: &str, state: &[(String, Vec<f32>)]) -> bool {
+pub(super) fn is_named(prefix: &str, state: &[(String, Vec<f32>)]) -> bool {
     state.iter().enumerate().all(|(i, (name, _))| *name == format!("{prefix}.{i}"))
 }
 
 /// Whether the optimiser's state is that of tensors like these.
-fn fits(state: &[Vec<f32>], gradients: &[Vec<f32>]) -> Result<()> {
+pub(super) fn fits(state: &[Vec<f32>], gradients: &[Vec<f32>]) -> Result<()> {
     let lengths = |tensors: &[Vec<f32>]| tensors.iter().map(Vec::len).collect::<Vec<_>>();
     if lengths(state) == lengths(gradients) {
         Ok(())
@@ -283,12 +310,16 @@ fn fits(state: &[Vec<f32>], gradients: &[Vec<f32>]) -> Result<()> {
     }
 }
 
-fn positive(what: &str, value: f64) -> Result<()> {
+pub(super) fn positive(what: &str, value: f64) -> Result<()> {
     if value.is_finite() && value > 0.0 { Ok(()) } else { Err(Error::invalid(what, value, "a positive finite number")) }
 }
 
 /// The clipped gradients of every tensor, in the order of the visit.
-fn clipped<M: Parameters>(module: &mut M, gradients: &Gradients<f32, Cpu>, clip: Clip) -> Result<Vec<Vec<f32>>> {
+pub(super) fn clipped<M: Parameters>(
+    module: &mut M,
+    gradients: &Gradients<f32, Cpu>,
+    clip: Clip,
+) -> Result<Vec<Vec<f32>>> {
     let mut source = gradients.clone();
     let (mut all, mut shapes) = (Vec::new(), Vec::new());
     module.visit(&mut |parameter| {
@@ -301,6 +332,6 @@ fn clipped<M: Parameters>(module: &mut M, gradients: &Gradients<f32, Cpu>, clip:
 }
 
 /// dfdx's trait has no room for another error: one here means tensors that do not fit the optimiser's.
-fn device_error(_: Error) -> OptimizerUpdateError<CpuError> {
+pub(super) fn device_error(_: Error) -> OptimizerUpdateError<CpuError> {
     OptimizerUpdateError::DeviceError(CpuError::WrongNumElements)
 }

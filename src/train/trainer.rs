@@ -31,6 +31,22 @@ pub trait Problem {
     /// # Errors
     /// Whatever stops the training.
     fn measure(&mut self, step: u64) -> Result<Vec<(&'static str, f64)>>;
+
+    /// Whether the history keeps the parameters at each recorded step, or the measured numbers alone.
+    fn keeps_parameters(&self) -> bool {
+        true
+    }
+
+    /// Whether the training is over after a record: early stopping on a held-out measure
+    /// ([`History::stalled`]). A function of the history alone, so that a resumed training stops where it would have.
+    fn enough(&self, _: &History) -> bool {
+        false
+    }
+
+    /// Whether a training loss means that the training has failed: by default one that is not finite.
+    fn diverged(&self, loss: f64) -> bool {
+        !loss.is_finite()
+    }
 }
 
 /// What a training leaves: at each recorded step the measured numbers and the parameters.
@@ -40,7 +56,7 @@ pub struct History {
     pub steps: Vec<u64>,
     /// The measured numbers, by name, one a recorded step.
     pub measures: Vec<(String, Vec<f64>)>,
-    /// All parameters, one after the other, at each recorded step.
+    /// All parameters, one after the other, at each recorded step; nothing for each if they are not kept.
     pub parameters: Vec<Vec<f32>>,
 }
 
@@ -54,6 +70,14 @@ impl History {
         found
             .map(|(_, v)| v.as_slice())
             .ok_or_else(|| Error::unknown("measure", name, self.measures.iter().map(|(n, _)| n.clone())))
+    }
+
+    /// Whether the last `patience` records of the measure `name` have not come below the least one before them.
+    pub fn stalled(&self, name: &str, patience: usize) -> bool {
+        let Ok(series) = self.measure(name) else { return false };
+        let Some(before) = series.len().checked_sub(patience).filter(|before| *before > 0) else { return false };
+        let least = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
+        patience > 0 && least(&series[before..]) >= least(&series[..before])
     }
 
     fn record(&mut self, step: u64, measures: Vec<(&'static str, f64)>, parameters: Vec<f32>) {
@@ -82,7 +106,8 @@ impl History {
     fn read(saved: &Checkpoint, measures: &[String]) -> Result<History> {
         let steps: Vec<u64> = saved.f64("history.steps", &[0])?.1.iter().map(|s| *s as u64).collect();
         let (shape, parameters) = saved.f32("history.parameters", &[steps.len(), 0])?;
-        let parameters = parameters.chunks(shape[1].max(1)).map(<[f32]>::to_vec).collect();
+        let width = shape[1];
+        let parameters = (0..steps.len()).map(|row| parameters[row * width..][..width].to_vec()).collect();
         let series = |name: &String| Ok((name.clone(), saved.f64(&format!("history.{name}"), &[shape[0]])?.1.to_vec()));
         Ok(History { steps, measures: measures.iter().map(series).collect::<Result<_>>()?, parameters })
     }
@@ -114,7 +139,8 @@ impl Trainer<'_> {
     /// # Errors
     /// [`Error::Invalid`] for no steps, or steps to be recorded that are not ascending.
     /// [`Error::Interrupted`] when the observer asks to stop; the state is saved first. [`Error::Numerical`] when the
-    /// loss stops being finite, naming the step and the rate; the last saved state is kept. [`Error::File`] and
+    /// loss diverges or a parameter is no finite number, naming the step and the learning rate; the last saved state is
+    /// kept. [`Error::File`] and
     /// [`Error::Corrupt`] for a state that cannot be written or read; whatever the problem gives.
     pub fn run<P, O>(&self, problem: &mut P, optimizer: &mut O) -> Result<History>
     where
@@ -138,13 +164,18 @@ impl Trainer<'_> {
         loop {
             if self.record_at.binary_search(&step).is_ok() && history.steps.last() != Some(&step) {
                 let measures = problem.measure(step)?;
-                history.record(step, measures, flat(problem.model())?);
+                let parameters = if problem.keeps_parameters() { flat(problem.model())? } else { Vec::new() };
+                history.record(step, measures, parameters);
             }
-            let done = step >= self.steps;
+            let done = step >= self.steps || (history.steps.last() == Some(&step) && problem.enough(&history));
             let stop = self.observer.interrupted();
             if let Some(path) = &self.state
                 && (stop || done || saved.elapsed() > self.save_every)
             {
+                // A state that cannot be trained on would replace one that can.
+                if flat(problem.model())?.iter().any(|v| !v.is_finite()) {
+                    return Err(self.diverged("a parameter is no finite number", step, optimizer.rate()));
+                }
                 self.save(path, step, problem.model(), optimizer, &history)?;
                 saved = Instant::now();
             }
@@ -159,15 +190,8 @@ impl Trainer<'_> {
             let factor = self.schedule.at(step, self.steps);
             optimizer.set_rate_factor(factor);
             let (loss, gradients) = problem.gradient(step)?;
-            if !loss.is_finite() {
-                let kept = match &self.state {
-                    Some(path) if path.exists() => format!("the last good state is {}", path.display()),
-                    _ => "no state was kept".to_owned(),
-                };
-                return Err(Error::numerical(
-                    format!("training of {}", self.task),
-                    format!("the loss is {loss} at step {step}, learning rate factor {factor}; {kept}; lower the rate"),
-                ));
+            if problem.diverged(loss) {
+                return Err(self.diverged(&format!("the loss is {loss}"), step, optimizer.rate()));
             }
             optimizer
                 .update(problem.model(), &gradients)
@@ -185,6 +209,17 @@ impl Trainer<'_> {
                 });
             }
         }
+    }
+
+    fn diverged(&self, what: &str, step: u64, rate: f64) -> Error {
+        let kept = match &self.state {
+            Some(path) if path.exists() => format!("the last good state is {}", path.display()),
+            _ => "no state was kept".to_owned(),
+        };
+        Error::numerical(
+            format!("training of {}", self.task),
+            format!("{what} at step {step}, learning rate {rate:e}; {kept}; lower the rate"),
+        )
     }
 
     fn save<M: Parameters, O: Stateful>(

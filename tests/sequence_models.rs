@@ -1,8 +1,9 @@
-//! The fused transformer against a plain one in double precision, and its gradients against finite differences.
+//! The fused transformer and LSTM against plain ones in double precision, their gradients against finite differences.
 
 use dfdx::prelude::*;
-use incontext::models::{Gpt2, Gpt2Config, Init, Positions};
+use incontext::models::{Gpt2, Gpt2Config, Init, Lstm, LstmConfig, Positions, SequenceModel};
 use incontext::ops::attention::{Attention, Weights};
+use incontext::ops::sequence::Architecture;
 use incontext::rng::{Rng, stream};
 use incontext::tasks::Sequences;
 
@@ -339,4 +340,134 @@ fn on_the_tape_it_has_the_same_gradient_and_one_in_the_tokens() {
             );
         }
     }
+}
+
+/// The LSTM written down, in double precision: hidden states of each layer and predictions at every token of a prompt.
+fn plain_lstm(config: &LstmConfig, params: &[f64], tokens: &[Vec<f64>]) -> (Vec<Vec<Vec<f64>>>, Vec<Vec<f64>>) {
+    let entries = config.tensors();
+    let get = |name: &str| &params[entries.iter().find(|e| e.name == name).unwrap().at.clone()];
+    let affine = |weight: &str, bias: &str, x: &[f64]| -> Vec<f64> {
+        let (w, b) = (get(weight), get(bias));
+        b.iter().zip(w.chunks(x.len())).map(|(b, w)| b + x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>()).collect()
+    };
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let mut x: Vec<Vec<f64>> = tokens.iter().map(|t| affine("read_in.weight", "read_in.bias", t)).collect();
+    let mut states = vec![x.clone()];
+    for l in 0..config.layers {
+        let h_size = config.width;
+        let (mut h, mut c) = (vec![0.0; h_size], vec![0.0; h_size]);
+        for x in &mut x {
+            let a = affine(&format!("lstm.weight_ih_l{l}"), &format!("lstm.bias_ih_l{l}"), x);
+            let b = affine(&format!("lstm.weight_hh_l{l}"), &format!("lstm.bias_hh_l{l}"), &h);
+            let z: Vec<f64> = a.iter().zip(b).map(|(a, b)| a + b).collect();
+            for u in 0..h_size {
+                c[u] = sigmoid(z[h_size + u]) * c[u] + sigmoid(z[u]) * z[2 * h_size + u].tanh();
+                h[u] = sigmoid(z[3 * h_size + u]) * c[u].tanh();
+            }
+            x.clone_from(&h);
+        }
+        states.push(x.clone());
+    }
+    let out = x.iter().map(|x| affine("read_out.weight", "read_out.bias", x)).collect();
+    (states, out)
+}
+
+#[test]
+fn the_lstm_equals_the_plain_one_and_so_do_its_gradients() {
+    for (config, [batch, length, every]) in [
+        (LstmConfig { inputs: 3, outputs: 1, layers: 2, width: 16 }, [3, 9, 2]),
+        (LstmConfig { inputs: 2, outputs: 3, layers: 3, width: 5 }, [11, 4, 1]),
+        (LstmConfig { inputs: 1, outputs: 1, layers: 1, width: 1 }, [1, 1, 1]),
+    ] {
+        let model = Lstm::init(config.clone(), 4).unwrap();
+        let tokens = random(3, batch * length * config.inputs, 1.5);
+        let targets = random(4, batch * length.div_ceil(every) * config.outputs, 1.0);
+        let s = Sequences::new([batch, length, config.inputs], tokens, config.outputs, targets, every).unwrap();
+        let loss = |params: &[f64]| {
+            let prompts = s.tokens().chunks(length * config.inputs);
+            let runs =
+                prompts.flat_map(|p| plain_lstm(&config, params, &rows(p, config.inputs)).1.into_iter().step_by(every));
+            let predictions: Vec<f64> = runs.flatten().collect();
+            let squares = predictions.iter().zip(s.targets()).map(|(p, y)| (p - f64::from(*y)).powi(2));
+            (squares.sum::<f64>() / (batch * s.predictions()) as f64, predictions)
+        };
+        let params: Vec<f64> = model.values().iter().map(|v| f64::from(*v)).collect();
+        let predictions = model.predict(&s).unwrap();
+        assert_close(predictions.iter().map(|v| f64::from(*v)), loss(&params).1, 3e-6, &format!("{config:?}"));
+        let states = model.hidden_states(&s).unwrap();
+        for (b, prompt) in s.tokens().chunks(length * config.inputs).enumerate() {
+            for (l, expected) in plain_lstm(&config, &params, &rows(prompt, config.inputs)).0.iter().enumerate() {
+                let size = length * config.width;
+                let state = states[l][b * size..][..size].iter().map(|v| f64::from(*v));
+                assert_close(state, expected.iter().flatten().copied(), 3e-6, &format!("layer {l} of {config:?}"));
+            }
+        }
+        let (value, gradients) = model.loss_and_gradient(&s).unwrap();
+        assert!((value - loss(&params).0).abs() < 1e-5 * (1.0 + value));
+        let gradient = gradients.get(&model.params).as_vec();
+        for entry in config.tensors() {
+            let direction = random(9, entry.at.len(), 1.0);
+            let at = |h: f64| {
+                let mut moved = params.clone();
+                moved[entry.at.clone()].iter_mut().zip(&direction).for_each(|(p, d)| *p += h * f64::from(*d));
+                loss(&moved).0
+            };
+            let numeric = (at(1e-6) - at(-1e-6)) / 2e-6;
+            let pairs = gradient[entry.at.clone()].iter().zip(&direction);
+            let ours: f64 = pairs.clone().map(|(g, d)| f64::from(g * d)).sum();
+            let scale: f64 = pairs.map(|(g, d)| f64::from(g * d).abs()).sum();
+            assert!(
+                (ours - numeric).abs() <= 2e-5 * (scale + 1e-2),
+                "{}: {ours} against {numeric} ({config:?})",
+                entry.name
+            );
+        }
+        // On the tape, in a token entry.
+        let dev = Cpu::default();
+        let x = dev.tensor_from_vec(s.tokens().to_vec(), (batch, length, config.inputs));
+        let y = dev.tensor_from_vec(s.targets().to_vec(), (batch, s.predictions(), config.outputs));
+        let out = model.on_tape(model.params.leaky_trace(), x.leaky_trace(), every).unwrap();
+        let gradients = (out - y).square().sum().backward();
+        let k = s.tokens().len() / 2;
+        let at = |h: f32| {
+            let mut moved = s.tokens().to_vec();
+            moved[k] += h;
+            let moved =
+                Sequences::new([batch, length, config.inputs], moved, config.outputs, s.targets().to_vec(), every)
+                    .unwrap();
+            let prompts = moved.tokens().chunks(length * config.inputs);
+            let runs = prompts
+                .flat_map(|p| plain_lstm(&config, &params, &rows(p, config.inputs)).1.into_iter().step_by(every));
+            let squares = runs.flatten().zip(s.targets()).map(|(p, y)| (p - f64::from(*y)).powi(2)).sum::<f64>();
+            (squares, f64::from(moved.tokens()[k]))
+        };
+        let ((up, a), (down, b)) = (at(1e-2), at(-1e-2));
+        let numeric = (up - down) / (a - b);
+        let ours = f64::from(gradients.get(&x).as_vec()[k]);
+        assert!((ours - numeric).abs() < 2e-3 * (1.0 + numeric.abs()), "{ours} against {numeric}");
+    }
+}
+
+/// The bits of a loss, a gradient, predictions and hidden states.
+fn bits<C: Architecture>(model: &SequenceModel<C>, s: &Sequences) -> Vec<u32> {
+    let (loss, gradients) = model.loss_and_gradient(s).unwrap();
+    let mut all = gradients.get(&model.params).as_vec();
+    all.push(loss as f32);
+    all.extend(model.predict(s).unwrap());
+    all.extend(model.hidden_states(s).unwrap().concat());
+    all.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn every_number_of_threads_gives_the_same_bits() {
+    let transformer = Gpt2Config { inputs: 3, layers: 2, ..Gpt2Config::default() }.with_width(32, 2);
+    let recurrent = LstmConfig { inputs: 3, layers: 2, width: 16, outputs: 1 };
+    let s = sequences(&transformer, [37, 22, 2]);
+    let gpt2 = model(&transformer, 5);
+    let lstm = Lstm::init(recurrent, 5).unwrap();
+    let all = [1, 2, 4].map(|threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| (bits(&gpt2, &s), bits(&lstm, &s)))
+    });
+    assert!(all[0] == all[1] && all[1] == all[2]);
 }

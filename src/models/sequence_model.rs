@@ -1,0 +1,166 @@
+//! Models that turn token sequences into predictions by one fused op: what transformers and LSTMs have in common.
+
+use dfdx::prelude::{Cpu, Gradients, Merge, Tape, TensorFromVec};
+
+use super::{Parameter, Parameters};
+use crate::error::all_finite;
+use crate::ops::sequence::{self, Architecture, Batch, Entry, Objective, Params, Tokens};
+use crate::tasks::Sequences;
+use crate::{Error, Result};
+
+/// A model of the architecture `C`: a transformer ([`super::Gpt2`]) or an LSTM ([`super::Lstm`]).
+#[derive(Clone, Debug)]
+pub struct SequenceModel<C> {
+    config: C,
+    /// All tensors, one after the other.
+    pub params: Params,
+}
+
+impl<C: Architecture> SequenceModel<C> {
+    /// A model with these parameters, one tensor after the other in the order of [`Architecture::tensors`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an architecture that cannot be or parameters that are not finite, [`Error::Shape`] if
+    /// their number is another.
+    pub fn from_values(config: C, values: Vec<f32>) -> Result<Self> {
+        config.check()?;
+        let expected = config.tensors().last().map_or(0, |e| e.at.end);
+        if values.len() != expected {
+            return Err(Error::shape("parameters", &[values.len()], format!("[{expected}]")));
+        }
+        all_finite("parameters", values.iter().map(|v| f64::from(*v)))?;
+        let params = Cpu::default()
+            .try_tensor_from_vec(values, (expected,))
+            .map_err(|e| Error::numerical("parameters", e.to_string()))?;
+        Ok(SequenceModel { config, params })
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &C {
+        &self.config
+    }
+
+    /// All parameters, one tensor after the other in the order of [`Architecture::tensors`].
+    pub fn values(&self) -> Vec<f32> {
+        self.params.as_vec()
+    }
+
+    fn entry(&self, name: &str) -> Result<Entry> {
+        let entries = self.config.tensors();
+        let found = entries.iter().find(|e| e.name == name).cloned();
+        found.ok_or_else(|| Error::unknown("tensor", name, entries.into_iter().map(|e| e.name)))
+    }
+
+    /// The values of the tensor `name`, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] if the model has none of that name.
+    pub fn tensor(&self, name: &str) -> Result<Vec<f32>> {
+        Ok(self.values()[self.entry(name)?.at].to_vec())
+    }
+
+    /// Sets the values of the tensor `name`, row-major.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] if the model has none of that name, [`Error::Shape`] if it has another number of values,
+    /// [`Error::Invalid`] if one is not finite. The model is then unchanged.
+    pub fn set_tensor(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let entry = self.entry(name)?;
+        if values.len() != entry.at.len() {
+            return Err(Error::shape(name, &[values.len()], format!("{:?}", entry.shape)));
+        }
+        all_finite(name, values.iter().map(|v| f64::from(*v)))?;
+        let mut all = self.values();
+        all[entry.at].copy_from_slice(values);
+        self.params.copy_from(&all);
+        Ok(())
+    }
+
+    fn batch<'a>(&self, sequences: &'a Sequences) -> Result<Batch<'a>> {
+        let given = [sequences.inputs(), sequences.outputs()];
+        if given != self.config.entries() {
+            let expected = format!("{:?}", self.config.entries());
+            return Err(Error::shape("entries of tokens and targets", &given, expected));
+        }
+        let (batch, length, every) = (sequences.batch(), sequences.length(), sequences.every());
+        Ok(Batch { tokens: sequences.tokens(), batch, length, every })
+    }
+
+    /// The predictions, `[batch, predictions, outputs]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the sequences do not fit the model, [`Error::Invalid`] if they are longer than its positions.
+    pub fn predict(&self, sequences: &Sequences) -> Result<Vec<f32>> {
+        sequence::predict(&self.config, &self.values(), self.batch(sequences)?)
+    }
+
+    /// The hidden states: the embedded tokens, then the output of each layer. `layers + 1` times
+    /// `[batch, length, width]`. A transformer's are the residual stream as `transformers` gives it: that after the last
+    /// block has gone through the final layer norm.
+    ///
+    /// # Errors
+    /// As [`SequenceModel::predict`].
+    pub fn hidden_states(&self, sequences: &Sequences) -> Result<Vec<Vec<f32>>> {
+        sequence::hidden_states(&self.config, &self.values(), self.batch(sequences)?)
+    }
+
+    /// The loss of the predictions ([`Sequences::loss`]).
+    ///
+    /// # Errors
+    /// As [`SequenceModel::predict`].
+    pub fn loss(&self, sequences: &Sequences) -> Result<f64> {
+        sequences.loss(&self.predict(sequences)?)
+    }
+
+    /// The loss of the predictions and its gradient in the parameters, in one pass over the batch.
+    ///
+    /// # Errors
+    /// As [`SequenceModel::predict`].
+    pub fn loss_and_gradient(&self, sequences: &Sequences) -> Result<(f64, Gradients<f32, Cpu>)> {
+        let batch = self.batch(sequences)?;
+        let weights: Vec<f32> = sequences.weights().iter().map(|w| (w / batch.batch as f64) as f32).collect();
+        let objective = Objective::Squares { targets: sequences.targets(), weights: &weights };
+        let derivative = sequence::differentiate(&self.config, &self.values(), batch, objective, false)?;
+        let mut gradients = Gradients::leaky();
+        let into = gradients.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
+        into.copy_from_slice(&derivative.params);
+        Ok((derivative.loss, gradients))
+    }
+
+    /// The predictions on dfdx's tape, for losses of any other form: `[batch, predictions, outputs]` at tokens 0,
+    /// `every`, 2 `every`, … of `tokens` `[batch, length, inputs]`. Pass [`SequenceModel::params`] traced, or not.
+    ///
+    /// # Errors
+    /// As [`SequenceModel::predict`].
+    pub fn on_tape<Tp: Tape<f32, Cpu>, Tt>(
+        &self,
+        params: Params<Tp>,
+        tokens: Tokens<Tt>,
+        every: usize,
+    ) -> Result<Tokens<Tt>>
+    where
+        Tt: Tape<f32, Cpu> + Merge<Tp>,
+    {
+        sequence::on_tape(&self.config, params, tokens, every)
+    }
+}
+
+impl<C: Architecture> Parameters for SequenceModel<C> {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()> {
+        let mut all = self.params.as_vec();
+        for Entry { name, shape, at } in self.config.tensors() {
+            let mut values = all[at.clone()].to_vec();
+            let gradient = |gradients: &mut Gradients<f32, Cpu>| {
+                let all = gradients.get_or_alloc_mut(&self.params);
+                Ok(all.map_err(|e| Error::numerical("gradient", e.to_string()))?[at.clone()].to_vec())
+            };
+            visitor(Parameter { name: &name, shape: &shape, values: &mut values, gradient: &gradient })?;
+            if values.len() != at.len() {
+                return Err(Error::shape(name, &[values.len()], format!("{shape:?}")));
+            }
+            all[at].copy_from_slice(&values);
+        }
+        self.params.copy_from(&all);
+        Ok(())
+    }
+}

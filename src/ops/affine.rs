@@ -1,0 +1,202 @@
+//! Affine layers of a network: their weights laid out for the matrix products, with the layer norm's affine map before
+//! them folded in.
+
+use std::ops::Range;
+
+use super::gemm::{Left, Right, Start, add_column_sums, gemm, pack, packed_len};
+use super::simd::WIDTH;
+
+/// Places of an affine layer's tensors in the parameters; empty if there is none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    pub weight: Range<usize>,
+    pub bias: Range<usize>,
+}
+
+/// From a row of a matrix of `width` columns to the next: whole vectors, and no power of two, which would make the
+/// rows of wide matrices compete for the same lines of the cache.
+pub(super) fn stride(width: usize) -> usize {
+    let padded = width.next_multiple_of(WIDTH);
+    if padded < 128 { padded } else { padded + WIDTH }
+}
+
+/// An affine map y = (γ ∘ x + β) W + b of the plan: where its tensors are in the parameters, where its folded and laid
+/// out weights are in the prepared ones, and where its gradient is summed.
+#[derive(Clone, Debug)]
+pub(super) struct Affine {
+    rows: usize,
+    columns: usize,
+    at: Places,
+    norm: Places,
+    /// Whether the tensor is `[out, in]`; without a tensor, W is the identity.
+    transposed: bool,
+    /// The tensor's columns come in groups of this many, each filled up to whole vectors here.
+    group: usize,
+    forward: Range<usize>,
+    backward: Range<usize>,
+    bias: Range<usize>,
+    gradient: Range<usize>,
+    gradient_bias: Range<usize>,
+}
+
+impl Affine {
+    /// A map of `rows` entries to `columns`.
+    pub fn new(plan: &mut Sizes, rows: usize, columns: usize, at: &Places, norm: &Places, transposed: bool) -> Affine {
+        let whole = Affine::grouped(plan, rows, columns, 1, at);
+        Affine { norm: norm.clone(), transposed, ..whole }
+    }
+
+    /// A map of `rows` entries to `groups` groups of `group` columns, each filled up to whole vectors if there are
+    /// several, with a tensor `[groups * group, rows]`: the gates of a recurrent layer.
+    pub fn grouped(plan: &mut Sizes, rows: usize, group: usize, groups: usize, at: &Places) -> Affine {
+        let columns = if groups > 1 { groups * group.next_multiple_of(WIDTH) } else { group };
+        let (forward, backward) = (packed_len(rows, columns), packed_len(columns, rows));
+        Affine {
+            rows,
+            columns,
+            at: at.clone(),
+            norm: Places::default(),
+            transposed: true,
+            group,
+            forward: plan.prepared(forward),
+            backward: plan.prepared(backward),
+            bias: plan.prepared(stride(columns)),
+            gradient: plan.gradient(rows * stride(columns)),
+            gradient_bias: plan.gradient(stride(columns)),
+        }
+    }
+
+    /// The tensor's column that is column `j` here, or none if it only fills up a group.
+    fn column(&self, j: usize) -> Option<usize> {
+        if self.group == self.columns {
+            return Some(j);
+        }
+        let padded = self.group.next_multiple_of(WIDTH);
+        (j % padded < self.group).then_some(j / padded * self.group + j % padded)
+    }
+
+    /// Where the tensor has the entry of row `p` and its column `j`.
+    fn at(&self, p: usize, j: usize) -> usize {
+        self.at.weight.start + if self.transposed { j * self.rows + p } else { p * self.columns + j }
+    }
+
+    fn entry(&self, params: &[f32], p: usize, j: usize) -> f32 {
+        if self.at.weight.is_empty() {
+            return f32::from(u8::from(p == j));
+        }
+        self.column(j).map_or(0.0, |j| params[self.at(p, j)])
+    }
+
+    /// Floats of the prepared weights.
+    pub fn prepared_len(&self) -> usize {
+        self.forward.len() + self.backward.len() + self.bias.len()
+    }
+
+    /// γ and β at entry p.
+    fn norm(&self, params: &[f32], p: usize) -> (f32, f32) {
+        if self.norm.weight.is_empty() {
+            (1.0, 0.0)
+        } else {
+            (params[self.norm.weight.start + p], params[self.norm.bias.start + p])
+        }
+    }
+
+    pub fn prepare(&self, params: &[f32], out: &mut [f32]) {
+        let base = self.forward.start;
+        let (forward, rest) = out.split_at_mut(self.forward.len());
+        let (backward, bias) = rest.split_at_mut(self.backward.len());
+        debug_assert_eq!((self.backward.start, self.bias.end), (base + forward.len(), base + self.prepared_len()));
+        pack(self.rows, self.columns, |p, j| self.norm(params, p).0 * self.entry(params, p, j), forward);
+        pack(self.columns, self.rows, |j, p| self.norm(params, p).0 * self.entry(params, p, j), backward);
+        bias.fill(0.0);
+        if !self.at.bias.is_empty() {
+            for (j, bias) in bias.iter_mut().enumerate().take(self.columns) {
+                *bias = self.column(j).map_or(0.0, |j| params[self.at.bias.start + j]);
+            }
+        }
+        if !self.norm.weight.is_empty() {
+            for p in 0..self.rows {
+                let beta = self.norm(params, p).1;
+                for (j, bias) in bias[..self.columns].iter_mut().enumerate() {
+                    *bias += beta * self.entry(params, p, j);
+                }
+            }
+        }
+    }
+
+    /// y (+)= x W + b for `m` rows.
+    pub fn forward(&self, w: &[f32], m: usize, x: (&[f32], usize), y: (&mut [f32], usize), add: bool) {
+        let a = Left { data: x.0, row: x.1, step: 1 };
+        let start = Start { bias: Some(&w[self.bias.clone()]), add };
+        gemm([m, self.columns, self.rows], a, Right::packed(&w[self.forward.clone()], self.rows), start, y.0, y.1);
+    }
+
+    /// dx = dy Wᵀ for `m` rows.
+    pub fn backward(&self, w: &[f32], m: usize, dy: (&[f32], usize), dx: (&mut [f32], usize)) {
+        let a = Left { data: dy.0, row: dy.1, step: 1 };
+        let b = Right::packed(&w[self.backward.clone()], self.columns);
+        gemm([m, self.rows, self.columns], a, b, Start::ZERO, dx.0, dx.1);
+    }
+
+    /// Adds xᵀ dy and the column sums of dy to the gradient.
+    pub fn gradient(&self, g: &mut [f32], m: usize, x: (&[f32], usize), dy: (&[f32], usize)) {
+        let a = Left { data: x.0, row: 1, step: x.1 };
+        let into = &mut g[self.gradient.clone()];
+        gemm([self.rows, self.columns, m], a, Right::rows(dy.0, dy.1), Start::ADD, into, stride(self.columns));
+        add_column_sums(m, self.columns, dy.0, dy.1, &mut g[self.gradient_bias.clone()]);
+    }
+
+    /// The gradient in the tensors, from the one in the folded weights (this layer's part of `g`).
+    pub fn unfold(&self, params: &[f32], g: &[f32], out: &mut [f32]) {
+        let columns = stride(self.columns);
+        let bias = &g[self.gradient_bias.clone()][..self.columns];
+        if !self.at.bias.is_empty() {
+            for (j, g) in bias.iter().enumerate() {
+                if let Some(j) = self.column(j) {
+                    out[self.at.bias.start + j] = *g;
+                }
+            }
+        }
+        for (p, row) in g[self.gradient.clone()].chunks_exact(columns).enumerate() {
+            let (gamma, beta) = self.norm(params, p);
+            let (mut d_gamma, mut d_beta) = (0.0, 0.0);
+            for (j, (g, b)) in row.iter().zip(bias).enumerate() {
+                if !self.norm.weight.is_empty() {
+                    let entry = self.entry(params, p, j);
+                    d_gamma += g * entry;
+                    d_beta += b * entry;
+                }
+                if !self.at.weight.is_empty()
+                    && let Some(j) = self.column(j)
+                {
+                    out[self.at(p, j)] = gamma * g + beta * b;
+                }
+            }
+            if !self.norm.weight.is_empty() {
+                out[self.norm.weight.start + p] = d_gamma;
+                out[self.norm.bias.start + p] = d_beta;
+            }
+        }
+    }
+}
+
+/// Lengths of the prepared weights and of the gradient, growing as the plan is made.
+#[derive(Default)]
+pub(super) struct Sizes {
+    pub prepared: usize,
+    pub gradient: usize,
+}
+
+impl Sizes {
+    pub fn prepared(&mut self, len: usize) -> Range<usize> {
+        let start = self.prepared;
+        self.prepared += len.next_multiple_of(WIDTH);
+        start..self.prepared
+    }
+
+    pub fn gradient(&mut self, len: usize) -> Range<usize> {
+        let start = self.gradient;
+        self.gradient += len.next_multiple_of(WIDTH);
+        start..self.gradient
+    }
+}

@@ -1,0 +1,447 @@
+//! Stacked LSTM layers between an affine read-in and read-out as one op (`newton` section 2).
+//!
+//! ```text
+//! i, f, o = σ(W_i x_t + U_i h + b_i), …      g = tanh(W_g x_t + U_g h + b_g)
+//! c ← f ∘ c + i ∘ g                          h ← o ∘ tanh c
+//! ```
+//!
+//! with the gates in PyTorch's order i, f, g, o. The products with x are made for all tokens of a layer at once, those
+//! with h for the prompts of a part side by side: rows are ordered by token, then by prompt.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::affine::{Affine, Places, Sizes, stride};
+use super::attention::MARGIN;
+use super::sequence::{Architecture, Arena, Entry, Network, Pass};
+use super::simd::{Job, Simd, WIDTH, dispatch};
+use crate::error::array_len;
+use crate::{Error, Result};
+
+/// The architecture of a stack of LSTM layers.
+///
+/// [`Default`] is the `newton` paper's: 10 layers of width 256. Its dropout of 0.1 between layers is not here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LstmConfig {
+    /// Entries of a token.
+    pub inputs: usize,
+    /// Entries of a prediction.
+    pub outputs: usize,
+    /// LSTM layers.
+    pub layers: usize,
+    /// Width of the read-in and of every layer.
+    pub width: usize,
+}
+
+impl Default for LstmConfig {
+    fn default() -> Self {
+        LstmConfig { inputs: 20, outputs: 1, layers: 10, width: 256 }
+    }
+}
+
+/// Places of the tensors.
+struct Index {
+    read_in: Places,
+    /// Of each layer: from the input, from the state.
+    layers: Vec<[Places; 2]>,
+    read_out: Places,
+}
+
+fn layout(config: &LstmConfig) -> (Vec<Entry>, Index) {
+    let LstmConfig { inputs, outputs, layers, width } = *config;
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut add = |name: String, shape: &[usize]| -> Range<usize> {
+        let start = entries.last().map_or(0, |e| e.at.end);
+        let at = start..start + shape.iter().product::<usize>();
+        entries.push(Entry { name, shape: shape.to_vec(), at: at.clone() });
+        at
+    };
+    let mut affine = |weight: String, bias: String, rows: usize, columns: usize| Places {
+        weight: add(weight, &[rows, columns]),
+        bias: add(bias, &[rows]),
+    };
+    let read_in = affine("read_in.weight".into(), "read_in.bias".into(), width, inputs);
+    let layers = (0..layers)
+        .map(|l| {
+            ["ih", "hh"].map(|from| {
+                affine(format!("lstm.weight_{from}_l{l}"), format!("lstm.bias_{from}_l{l}"), 4 * width, width)
+            })
+        })
+        .collect();
+    let read_out = affine("read_out.weight".into(), "read_out.bias".into(), outputs, width);
+    (entries, Index { read_in, layers, read_out })
+}
+
+impl Architecture for LstmConfig {
+    fn check(&self) -> Result<()> {
+        let sizes = [
+            ("entries of a token", self.inputs),
+            ("entries of a prediction", self.outputs),
+            ("layers", self.layers),
+            ("width", self.width),
+        ];
+        if let Some((what, _)) = sizes.iter().find(|(_, size)| *size == 0) {
+            return Err(Error::invalid(*what, 0, "at least 1"));
+        }
+        // More than the model has of each, and with room for filling up.
+        array_len::<f32>("model", &[self.layers.saturating_add(1), 16, self.width, self.width])?;
+        let ends = self.inputs.saturating_add(self.outputs).saturating_add(2);
+        array_len::<f32>("model", &[ends, self.width]).map(drop)
+    }
+
+    /// PyTorch's names and shapes.
+    fn tensors(&self) -> Vec<Entry> {
+        layout(self).0
+    }
+
+    fn entries(&self) -> [usize; 2] {
+        [self.inputs, self.outputs]
+    }
+
+    fn network(&self, length: usize) -> Result<Box<dyn Network + '_>> {
+        Ok(Box::new(Plan::new(self, length)))
+    }
+}
+
+/// Everything that follows from the architecture and the length of the sequences.
+struct Plan<'a> {
+    config: &'a LstmConfig,
+    length: usize,
+    read_in: Affine,
+    layers: Vec<[Affine; 2]>,
+    read_out: Affine,
+    sizes: Sizes,
+}
+
+impl<'a> Plan<'a> {
+    fn new(config: &'a LstmConfig, length: usize) -> Plan<'a> {
+        let index = layout(config).1;
+        let mut sizes = Sizes::default();
+        let (none, width) = (Places::default(), config.width);
+        let read_in = Affine::new(&mut sizes, config.inputs, width, &index.read_in, &none, true);
+        let mut layers = Vec::with_capacity(config.layers);
+        for [input, state] in &index.layers {
+            let input = Affine::grouped(&mut sizes, width, width, 4, input);
+            layers.push([input, Affine::grouped(&mut sizes, width, width, 4, state)]);
+        }
+        let read_out = Affine::new(&mut sizes, width, config.outputs, &index.read_out, &none, true);
+        Plan { config, length, read_in, layers, read_out, sizes }
+    }
+
+    /// From a row of units to the next, and from a row of gates.
+    fn strides(&self) -> (usize, usize) {
+        (stride(self.config.width), stride(4 * self.config.width.next_multiple_of(WIDTH)))
+    }
+}
+
+#[allow(private_interfaces)]
+impl Network for Plan<'_> {
+    fn states(&self) -> usize {
+        self.config.layers + 1
+    }
+
+    fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    fn affines(&self) -> Vec<&Affine> {
+        let layers = self.layers.iter().flatten();
+        std::iter::once(&self.read_in).chain(layers).chain(std::iter::once(&self.read_out)).collect()
+    }
+
+    fn prepare_rest(&self, _: &[f32], _: &mut [f32]) {}
+
+    fn unfold_rest(&self, _: &[f32], _: &mut [f32]) {}
+
+    fn workspace(&self, prompts: usize) -> usize {
+        let (w, q) = self.strides();
+        let (rows, with_start) = (prompts * self.length, prompts * (self.length + 1));
+        let padded = |n: usize| n.next_multiple_of(WIDTH) + MARGIN;
+        let layer = padded(rows * q) + 2 * padded(with_start * w) + padded(rows * w);
+        let ends = 2 * padded(rows * stride(self.config.outputs));
+        self.config.layers * layer + padded(rows * q) + 3 * padded(rows * w) + 2 * padded(prompts * w) + ends
+    }
+
+    fn pass<'a>(&'a self, _: &'a [f32], w: &'a [f32], prompts: usize, memory: &'a mut [f32]) -> Box<dyn Pass + 'a> {
+        let (width, q) = self.strides();
+        let (rows, with_start) = (prompts * self.length, prompts * (self.length + 1));
+        let mut arena = Arena(memory);
+        let layers = (0..self.config.layers)
+            .map(|_| Saved {
+                gates: arena.take(rows * q),
+                cell: arena.take(with_start * width),
+                squashed: arena.take(rows * width),
+                state: arena.take(with_start * width),
+            })
+            .collect();
+        let outputs = rows * stride(self.config.outputs);
+        Box::new(Run {
+            plan: self,
+            w,
+            prompts,
+            layers,
+            x: arena.take(rows * width),
+            d: arena.take(rows * width),
+            d_below: arena.take(rows * width),
+            d_gates: arena.take(rows * q),
+            d_state: arena.take(prompts * width),
+            d_cell: arena.take(prompts * width),
+            predictions: arena.take(outputs),
+            d_predictions: arena.take(outputs),
+        })
+    }
+}
+
+/// What the backward pass of a layer reads; cells and states begin with the zeros before the first token.
+struct Saved<'a> {
+    gates: &'a mut [f32],
+    cell: &'a mut [f32],
+    squashed: &'a mut [f32],
+    state: &'a mut [f32],
+}
+
+/// A few prompts on their way through the layers.
+struct Run<'a> {
+    plan: &'a Plan<'a>,
+    w: &'a [f32],
+    prompts: usize,
+    layers: Vec<Saved<'a>>,
+    x: &'a mut [f32],
+    d: &'a mut [f32],
+    d_below: &'a mut [f32],
+    d_gates: &'a mut [f32],
+    d_state: &'a mut [f32],
+    d_cell: &'a mut [f32],
+    predictions: &'a mut [f32],
+    d_predictions: &'a mut [f32],
+}
+
+impl Run<'_> {
+    /// Appends rows ordered by token as rows ordered by prompt.
+    fn keep(&self, rows: &[f32], state: &mut Vec<f32>) {
+        let (width, _) = self.plan.strides();
+        for p in 0..self.prompts {
+            for t in 0..self.plan.length {
+                state.extend_from_slice(&rows[(t * self.prompts + p) * width..][..self.plan.config.width]);
+            }
+        }
+    }
+}
+
+impl Pass for Run<'_> {
+    fn forward(&mut self, tokens: &[f32], every: usize, states: Option<&mut [Vec<f32>]>) {
+        let Run { plan, w, prompts, .. } = *self;
+        let (config, length) = (plan.config, plan.length);
+        let (width, q) = plan.strides();
+        let (rows, step, units) = (prompts * length, prompts * width, config.width.next_multiple_of(WIDTH));
+        for p in 0..prompts {
+            let tokens = &tokens[p * length * config.inputs..];
+            plan.read_in.forward(w, length, (tokens, config.inputs), (&mut self.x[p * width..], step), false);
+        }
+        let mut below: &[f32] = &self.x[..];
+        for ([input, recurrent], saved) in plan.layers.iter().zip(&mut self.layers) {
+            input.forward(w, rows, (below, width), (saved.gates, q), false);
+            saved.state[..step].fill(0.0);
+            saved.cell[..step].fill(0.0);
+            for t in 0..length {
+                let (before, now) = saved.state.split_at_mut((t + 1) * step);
+                let gates = &mut saved.gates[t * prompts * q..][..prompts * q];
+                recurrent.forward(w, prompts, (&before[t * step..], width), (gates, q), true);
+                let (cell_before, cell) = saved.cell.split_at_mut((t + 1) * step);
+                dispatch(Forward {
+                    units,
+                    strides: (width, q),
+                    gates,
+                    before: &cell_before[t * step..],
+                    cell: &mut cell[..step],
+                    squashed: &mut saved.squashed[t * step..][..step],
+                    state: &mut now[..step],
+                });
+            }
+            below = &saved.state[step..];
+        }
+        let (count, out) = (length.div_ceil(every), stride(config.outputs));
+        for p in 0..prompts {
+            let to = &mut self.predictions[p * count * out..];
+            plan.read_out.forward(w, count, (&below[p * width..], every * step), (to, out), false);
+        }
+        if let Some(states) = states {
+            self.keep(self.x, &mut states[0]);
+            for (saved, state) in self.layers.iter().zip(&mut states[1..]) {
+                self.keep(&saved.state[step..], state);
+            }
+        }
+    }
+
+    fn predictions(&mut self) -> (&[f32], &mut [f32]) {
+        (self.predictions, self.d_predictions)
+    }
+
+    fn backward(&mut self, tokens: &[f32], every: usize, g: &mut [f32]) {
+        let Run { plan, w, prompts, .. } = *self;
+        let (config, length) = (plan.config, plan.length);
+        let (width, q) = plan.strides();
+        let (rows, step, units) = (prompts * length, prompts * width, config.width.next_multiple_of(WIDTH));
+        let (count, out) = (length.div_ceil(every), stride(config.outputs));
+        let (d, d_below) = (&mut *self.d, &mut *self.d_below);
+        d[..rows * width].fill(0.0);
+        for p in 0..prompts {
+            let last = &self.layers[config.layers - 1].state[step + p * width..];
+            let d_predictions = &self.d_predictions[p * count * out..];
+            plan.read_out.gradient(g, count, (last, every * step), (d_predictions, out));
+            plan.read_out.backward(w, count, (d_predictions, out), (&mut d[p * width..], every * step));
+        }
+        for (l, [input, recurrent]) in plan.layers.iter().enumerate().rev() {
+            let saved = &self.layers[l];
+            self.d_state[..step].fill(0.0);
+            self.d_cell[..step].fill(0.0);
+            for t in (0..length).rev() {
+                let d_gates = &mut self.d_gates[t * prompts * q..][..prompts * q];
+                dispatch(Backward {
+                    units,
+                    strides: (width, q),
+                    gates: &saved.gates[t * prompts * q..],
+                    before: &saved.cell[t * step..],
+                    squashed: &saved.squashed[t * step..],
+                    d_above: &d[t * step..],
+                    d_state: &self.d_state[..step],
+                    d_cell: &mut self.d_cell[..step],
+                    d_gates,
+                });
+                if t > 0 {
+                    recurrent.backward(w, prompts, (d_gates, q), (self.d_state, width));
+                }
+            }
+            let below = if l == 0 { &*self.x } else { &self.layers[l - 1].state[step..] };
+            input.gradient(g, rows, (below, width), (self.d_gates, q));
+            recurrent.gradient(g, rows, (saved.state, width), (self.d_gates, q));
+            input.backward(w, rows, (self.d_gates, q), (d_below, width));
+            d[..rows * width].copy_from_slice(&d_below[..rows * width]);
+        }
+        for p in 0..prompts {
+            let tokens = &tokens[p * length * config.inputs..];
+            plan.read_in.gradient(g, length, (tokens, config.inputs), (&d[p * width..], step));
+        }
+    }
+
+    fn in_tokens(&self, d_tokens: &mut Vec<f32>) {
+        let (inputs, (width, _)) = (self.plan.config.inputs, self.plan.strides());
+        let columns = stride(inputs);
+        let mut d = vec![0.0; self.plan.length * columns];
+        for p in 0..self.prompts {
+            let rows = (&self.d[p * width..], self.prompts * width);
+            self.plan.read_in.backward(self.w, self.plan.length, rows, (&mut d, columns));
+            d_tokens.extend(d.chunks_exact(columns).flat_map(|row| &row[..inputs]));
+        }
+    }
+}
+
+#[inline(always)]
+fn sigmoid<V: Simd>(x: V) -> V {
+    let one = V::splat(1.0);
+    one.div(one.add(V::zero().sub(x).exp()))
+}
+
+#[inline(always)]
+fn tanh<V: Simd>(x: V) -> V {
+    let two = V::splat(2.0);
+    two.mul(sigmoid(two.mul(x))).sub(V::splat(1.0))
+}
+
+/// A vector of row `row`, `stride` apart, at unit `unit` of group `group`.
+#[inline(always)]
+fn at(row: usize, stride: usize, group: usize, unit: usize) -> usize {
+    row * stride + group + unit
+}
+
+#[inline(always)]
+fn get<V: Simd>(data: &[f32], at: usize) -> V {
+    match data[at..].first_chunk() {
+        Some(chunk) => V::load(chunk),
+        None => V::zero(),
+    }
+}
+
+#[inline(always)]
+fn put<V: Simd>(v: V, data: &mut [f32], at: usize) {
+    if let Some(chunk) = data[at..].first_chunk_mut() {
+        v.store(chunk);
+    }
+}
+
+/// One token of a layer: what the gates let through. The gates' inputs become the gates.
+struct Forward<'a> {
+    units: usize,
+    strides: (usize, usize),
+    gates: &'a mut [f32],
+    before: &'a [f32],
+    cell: &'a mut [f32],
+    squashed: &'a mut [f32],
+    state: &'a mut [f32],
+}
+
+impl Job for Forward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        let Forward { units, strides: (width, q), gates, before, cell, squashed, state } = self;
+        for row in 0..cell.len() / width {
+            for unit in (0..units).step_by(WIDTH) {
+                let here = at(row, width, 0, unit);
+                let i = sigmoid(get::<V>(gates, at(row, q, 0, unit)));
+                let f = sigmoid(get::<V>(gates, at(row, q, units, unit)));
+                let g = tanh(get::<V>(gates, at(row, q, 2 * units, unit)));
+                let o = sigmoid(get::<V>(gates, at(row, q, 3 * units, unit)));
+                let c = i.mul(g).add_mul(f, get(before, here));
+                let s = tanh(c);
+                put(i, gates, at(row, q, 0, unit));
+                put(f, gates, at(row, q, units, unit));
+                put(g, gates, at(row, q, 2 * units, unit));
+                put(o, gates, at(row, q, 3 * units, unit));
+                put(c, cell, here);
+                put(s, squashed, here);
+                put(o.mul(s), state, here);
+            }
+        }
+    }
+}
+
+/// The adjoint of [`Forward`]; the gradient in the cell is that after the token, then that before it.
+struct Backward<'a> {
+    units: usize,
+    strides: (usize, usize),
+    gates: &'a [f32],
+    before: &'a [f32],
+    squashed: &'a [f32],
+    d_above: &'a [f32],
+    d_state: &'a [f32],
+    d_cell: &'a mut [f32],
+    d_gates: &'a mut [f32],
+}
+
+impl Job for Backward<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        let Backward { units, strides: (width, q), gates, before, squashed, d_above, d_state, d_cell, d_gates } = self;
+        let one = V::splat(1.0);
+        for row in 0..d_cell.len() / width {
+            for unit in (0..units).step_by(WIDTH) {
+                let here = at(row, width, 0, unit);
+                let i = get::<V>(gates, at(row, q, 0, unit));
+                let f = get::<V>(gates, at(row, q, units, unit));
+                let g = get::<V>(gates, at(row, q, 2 * units, unit));
+                let o = get::<V>(gates, at(row, q, 3 * units, unit));
+                let s = get::<V>(squashed, here);
+                let dh = get::<V>(d_above, here).add(get(d_state, here));
+                let dc = get::<V>(d_cell, here).add_mul(dh.mul(o), one.sub(s.mul(s)));
+                put(dc.mul(g).mul(i).mul(one.sub(i)), d_gates, at(row, q, 0, unit));
+                put(dc.mul(get(before, here)).mul(f).mul(one.sub(f)), d_gates, at(row, q, units, unit));
+                put(dc.mul(i).mul(one.sub(g.mul(g))), d_gates, at(row, q, 2 * units, unit));
+                put(dh.mul(s).mul(o).mul(one.sub(o)), d_gates, at(row, q, 3 * units, unit));
+                put(dc.mul(f), d_cell, here);
+            }
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! A batch of sequences through a model, in parts: what is common to the fused sequence models.
+//!
+//! The batch is cut into parts that do not depend on the number of threads. A part goes through all layers forward and,
+//! at once, backward, so that what the backward pass reads is still in the cache; its gradient in the weights is kept
+//! and the parts' gradients are added in order.
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use dfdx::prelude::{Cpu, CpuError, HasShape, Merge, NoneTape, PutTape, SplitTape, Tape, Tensor, TensorFromVec};
+use rayon::prelude::*;
+
+use super::affine::{Affine, Sizes, stride};
+use super::attention::MARGIN;
+use super::simd::WIDTH;
+use crate::error::array_len;
+use crate::{Error, Result};
+
+/// A tensor of the model in the vector of all parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Where it is.
+    pub at: Range<usize>,
+}
+
+/// The architecture of a sequence model: what its tensors are, and how it runs.
+pub trait Architecture: Clone + std::fmt::Debug + Send + Sync + 'static {
+    /// Whether there can be such a model.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if not, with the size that is wrong.
+    fn check(&self) -> Result<()>;
+
+    /// The tensors of the model, in order.
+    fn tensors(&self) -> Vec<Entry>;
+
+    /// Entries of a token and of a prediction.
+    fn entries(&self) -> [usize; 2];
+
+    #[doc(hidden)]
+    fn network(&self, length: usize) -> Result<Box<dyn Network + '_>>;
+}
+
+/// A checked architecture for sequences of one length.
+#[doc(hidden)]
+#[allow(private_interfaces)]
+pub trait Network: Sync {
+    /// States of [`hidden_states`], each a row for a token.
+    fn states(&self) -> usize;
+    /// Lengths of the prepared weights and of the gradient.
+    fn sizes(&self) -> &Sizes;
+    /// Floats of the working memory for `prompts` prompts.
+    fn workspace(&self, prompts: usize) -> usize;
+    /// The affine layers, in the order of the prepared weights.
+    fn affines(&self) -> Vec<&Affine>;
+    /// What stands behind the affine layers' prepared weights.
+    fn prepare_rest(&self, params: &[f32], rest: &mut [f32]);
+    /// The gradient in the parameters that are not affine layers', from the sum of the parts' gradients.
+    fn unfold_rest(&self, g: &[f32], out: &mut [f32]);
+    /// A pass of `prompts` prompts with prepared weights `w`.
+    fn pass<'a>(&'a self, params: &'a [f32], w: &'a [f32], prompts: usize, memory: &'a mut [f32])
+    -> Box<dyn Pass + 'a>;
+}
+
+/// A few prompts on their way through the model.
+#[doc(hidden)]
+pub trait Pass {
+    /// Predictions at every `every`-th token of `tokens` `[prompts, length, inputs]`; appends each state's rows.
+    fn forward(&mut self, tokens: &[f32], every: usize, states: Option<&mut [Vec<f32>]>);
+    /// The predictions, and room for the gradient in them: rows, whole vectors apart, prompt after prompt.
+    fn predictions(&mut self) -> (&[f32], &mut [f32]);
+    /// Adds the gradient in the weights for that in the predictions to `g`.
+    fn backward(&mut self, tokens: &[f32], every: usize, g: &mut [f32]);
+    /// Appends the gradient in the tokens, after the backward pass.
+    fn in_tokens(&self, d_tokens: &mut Vec<f32>);
+}
+
+/// The folded weights in the layout of the matrix products.
+fn prepare(network: &dyn Network, params: &[f32]) -> Buffer {
+    let mut prepared = Buffer::take(network.sizes().prepared);
+    let mut rest = prepared.as_mut();
+    let mut work = Vec::new();
+    for affine in network.affines() {
+        let (mine, later) = std::mem::take(&mut rest).split_at_mut(affine.prepared_len());
+        work.push((affine, mine));
+        rest = later;
+    }
+    work.into_par_iter().for_each(|(affine, out)| affine.prepare(params, out));
+    network.prepare_rest(params, rest);
+    prepared
+}
+
+/// Memory that is kept from step to step: asking the system for it anew costs as much as some layers do.
+pub(super) struct Buffer {
+    memory: Vec<f32>,
+    at: Range<usize>,
+}
+
+static POOL: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+
+impl Buffer {
+    /// `len` floats with whatever they hold, at an address that is a multiple of 64 bytes.
+    pub fn take(len: usize) -> Buffer {
+        let kept = POOL.lock().ok().and_then(|mut pool| {
+            let best = (0..pool.len()).filter(|&i| pool[i].len() >= len + WIDTH).min_by_key(|&i| pool[i].len());
+            best.or_else(|| (0..pool.len()).max_by_key(|&i| pool[i].len())).map(|i| pool.swap_remove(i))
+        });
+        let mut memory = kept.unwrap_or_default();
+        if memory.len() < len + WIDTH {
+            // What it held is not needed: freed first, so that the two never exist together.
+            drop(std::mem::take(&mut memory));
+            memory = vec![0.0; len + WIDTH];
+        }
+        let offset = memory.as_ptr().align_offset(WIDTH * size_of::<f32>()).min(WIDTH);
+        Buffer { memory, at: offset..offset + len }
+    }
+
+    pub fn as_ref(&self) -> &[f32] {
+        &self.memory[self.at.clone()]
+    }
+
+    pub fn as_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[self.at.clone()]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Ok(mut pool) = POOL.lock() {
+            pool.push(std::mem::take(&mut self.memory));
+        }
+    }
+}
+
+/// Hands out pieces of a buffer, each with a margin that may be read.
+pub(super) struct Arena<'a>(pub &'a mut [f32]);
+
+impl<'a> Arena<'a> {
+    pub fn take(&mut self, len: usize) -> &'a mut [f32] {
+        let (piece, rest) = std::mem::take(&mut self.0).split_at_mut(len.next_multiple_of(WIDTH) + MARGIN);
+        self.0 = rest;
+        piece
+    }
+}
+
+/// Parts of a batch, each the work of one thread at a time: enough for a few threads, few enough to keep a gradient for
+/// each. More would change the order of sums, hence the last bits of results.
+const PARTS: usize = 8;
+/// Tokens that go through the layers together: their activations fill a good part of the second-level cache.
+const ROWS: usize = 384;
+
+/// A batch of sequences for a model.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch<'a> {
+    /// `[batch, length, inputs]`.
+    pub tokens: &'a [f32],
+    pub batch: usize,
+    pub length: usize,
+    /// Predictions are made at tokens 0, `every`, 2 `every`, ….
+    pub every: usize,
+}
+
+impl Batch<'_> {
+    /// Predictions of a sequence.
+    fn count(&self) -> usize {
+        self.length.div_ceil(self.every)
+    }
+
+    fn parts(&self) -> Vec<Range<usize>> {
+        let parts = PARTS.min(self.batch);
+        (0..parts).map(|p| p * self.batch / parts..(p + 1) * self.batch / parts).collect()
+    }
+
+    /// The prompts of a part that go through the layers together.
+    fn chunks(&self, part: &Range<usize>) -> Vec<Range<usize>> {
+        let most = (ROWS / self.length).max(1);
+        let count = part.len().div_ceil(most);
+        (0..count).map(|c| part.start + c * part.len() / count..part.start + (c + 1) * part.len() / count).collect()
+    }
+
+    fn check(&self, config: &impl Architecture, params: &[f32]) -> Result<()> {
+        config.check()?;
+        let expected = config.tensors().last().map_or(0, |e| e.at.end);
+        let inputs = config.entries()[0];
+        if params.len() != expected {
+            return Err(Error::shape("parameters", &[params.len()], format!("[{expected}]")));
+        }
+        if self.batch == 0 || self.length == 0 || self.every == 0 {
+            let given = [self.batch, self.length, self.every];
+            return Err(Error::shape("sequences", &given, "a batch, a length and a distance of predictions above 0"));
+        }
+        if self.tokens.len() != array_len::<f32>("tokens", &[self.batch, self.length, inputs])? {
+            let expected = format!("[{}, {}, {inputs}]", self.batch, self.length);
+            return Err(Error::shape("tokens", &[self.tokens.len()], expected));
+        }
+        Ok(())
+    }
+
+    fn tokens(&self, prompts: &Range<usize>, inputs: usize) -> &[f32] {
+        let size = self.length * inputs;
+        &self.tokens[prompts.start * size..prompts.end * size]
+    }
+}
+
+/// Predictions, `[batch, predictions, outputs]`.
+pub(crate) fn predict(config: &impl Architecture, params: &[f32], batch: Batch<'_>) -> Result<Vec<f32>> {
+    batch.check(config, params)?;
+    let network = &*config.network(batch.length)?;
+    let prepared = prepare(network, params);
+    let [inputs, outputs] = config.entries();
+    let size = batch.count() * outputs;
+    let mut out = vec![0.0; batch.batch * size];
+    let mut rest = out.as_mut_slice();
+    let mut work = Vec::new();
+    for part in batch.parts() {
+        let (mine, later) = std::mem::take(&mut rest).split_at_mut(part.len() * size);
+        work.push((part, mine));
+        rest = later;
+    }
+    work.into_par_iter().for_each(|(part, out)| {
+        for chunk in batch.chunks(&part) {
+            let mut memory = Buffer::take(network.workspace(chunk.len()));
+            let mut pass = network.pass(params, prepared.as_ref(), chunk.len(), memory.as_mut());
+            pass.forward(batch.tokens(&chunk, inputs), batch.every, None);
+            let out = &mut out[(chunk.start - part.start) * size..][..chunk.len() * size];
+            let from = pass.predictions().0.chunks_exact(stride(outputs));
+            for (to, from) in out.chunks_exact_mut(outputs).zip(from) {
+                to.copy_from_slice(&from[..outputs]);
+            }
+        }
+    });
+    Ok(out)
+}
+
+/// The states of every layer, each `[batch, length, width]`.
+pub(crate) fn hidden_states(config: &impl Architecture, params: &[f32], batch: Batch<'_>) -> Result<Vec<Vec<f32>>> {
+    batch.check(config, params)?;
+    let network = &*config.network(batch.length)?;
+    let prepared = prepare(network, params);
+    let parts: Vec<Vec<Vec<f32>>> = batch
+        .parts()
+        .into_par_iter()
+        .map(|part| {
+            let mut states = vec![Vec::new(); network.states()];
+            for chunk in batch.chunks(&part) {
+                let mut memory = Buffer::take(network.workspace(chunk.len()));
+                let mut pass = network.pass(params, prepared.as_ref(), chunk.len(), memory.as_mut());
+                pass.forward(batch.tokens(&chunk, config.entries()[0]), batch.every, Some(&mut states));
+            }
+            states
+        })
+        .collect();
+    Ok((0..network.states()).map(|l| parts.iter().flat_map(|part| &part[l]).copied().collect()).collect())
+}
+
+/// Where the gradient in the predictions comes from.
+#[derive(Clone, Copy)]
+pub(crate) enum Objective<'a> {
+    /// The sum of weight_t (ŷ - y)² over all entries of all predictions, targets `[batch, predictions, outputs]` and
+    /// one weight for each prediction of a sequence.
+    Squares { targets: &'a [f32], weights: &'a [f32] },
+    /// It is given, `[batch, predictions, outputs]`.
+    Given(&'a [f32]),
+}
+
+/// What [`differentiate`] computes.
+pub(crate) struct Derivative {
+    /// The sum of squares, or 0.
+    pub loss: f64,
+    /// The gradient in the parameters.
+    pub params: Vec<f32>,
+    /// The gradient in the tokens, if it was asked for.
+    pub tokens: Option<Vec<f32>>,
+}
+
+/// The gradient of an objective in the parameters, and in the tokens if asked for.
+pub(crate) fn differentiate(
+    config: &impl Architecture,
+    params: &[f32],
+    batch: Batch<'_>,
+    objective: Objective<'_>,
+    in_tokens: bool,
+) -> Result<Derivative> {
+    batch.check(config, params)?;
+    let (count, [inputs, outputs]) = (batch.count(), config.entries());
+    let (Objective::Squares { targets: values, .. } | Objective::Given(values)) = objective;
+    if values.len() != batch.batch * count * outputs {
+        let expected = format!("[{}, {count}, {outputs}]", batch.batch);
+        return Err(Error::shape("targets", &[values.len()], expected));
+    }
+    if let Objective::Squares { weights, .. } = objective
+        && weights.len() != count
+    {
+        return Err(Error::shape("weights of the predictions", &[weights.len()], format!("[{count}]")));
+    }
+    let network = &*config.network(batch.length)?;
+    let prepared = prepare(network, params);
+    let work = Work { network, w: prepared.as_ref(), params, batch, objective, in_tokens, entries: [inputs, outputs] };
+    let parts: Vec<(f64, Buffer, Vec<f32>)> = batch.parts().into_par_iter().map(|part| work.gradient(&part)).collect();
+    let loss = parts.iter().map(|(loss, ..)| loss).sum();
+    let tokens = in_tokens.then(|| parts.iter().flat_map(|(.., d)| d).copied().collect());
+    // Added in the order of the parts, a piece of the gradient at a time.
+    let mut buffers: Vec<Buffer> = parts.into_iter().map(|(_, g, _)| g).collect();
+    let (first, others) = buffers.split_at_mut(1);
+    const PIECE: usize = 1 << 14;
+    first[0].as_mut().par_chunks_mut(PIECE).enumerate().for_each(|(k, sum)| {
+        for other in &*others {
+            sum.iter_mut().zip(&other.as_ref()[k * PIECE..]).for_each(|(s, g)| *s += g);
+        }
+    });
+    let mut gradient = vec![0.0; params.len()];
+    for affine in network.affines() {
+        affine.unfold(params, first[0].as_ref(), &mut gradient);
+    }
+    network.unfold_rest(first[0].as_ref(), &mut gradient);
+    Ok(Derivative { loss, params: gradient, tokens })
+}
+
+/// What the parts of a batch share.
+struct Work<'a> {
+    network: &'a dyn Network,
+    w: &'a [f32],
+    params: &'a [f32],
+    batch: Batch<'a>,
+    objective: Objective<'a>,
+    in_tokens: bool,
+    entries: [usize; 2],
+}
+
+impl Work<'_> {
+    /// A part's loss, its gradient in the weights, and in its tokens if that was asked for.
+    fn gradient(&self, part: &Range<usize>) -> (f64, Buffer, Vec<f32>) {
+        let Work { network, batch, entries: [inputs, outputs], .. } = *self;
+        let (count, out) = (batch.count(), stride(outputs));
+        let mut gradient = Buffer::take(network.sizes().gradient);
+        gradient.as_mut().fill(0.0);
+        let (mut loss, mut d_tokens) = (0.0, Vec::new());
+        for chunk in batch.chunks(part) {
+            let mut memory = Buffer::take(network.workspace(chunk.len()));
+            let mut pass = network.pass(self.params, self.w, chunk.len(), memory.as_mut());
+            let tokens = batch.tokens(&chunk, inputs);
+            pass.forward(tokens, batch.every, None);
+            let (predictions, d_predictions) = pass.predictions();
+            let rows = chunk.start * count..chunk.end * count;
+            for ((row, prediction), d) in rows.zip(predictions.chunks(out)).zip(d_predictions.chunks_mut(out)) {
+                d.fill(0.0);
+                match self.objective {
+                    Objective::Given(values) => d[..outputs].copy_from_slice(&values[row * outputs..][..outputs]),
+                    Objective::Squares { targets, weights } => {
+                        let weight = weights[row % count];
+                        for ((d, y), target) in d.iter_mut().zip(prediction).zip(&targets[row * outputs..][..outputs]) {
+                            let error = y - target;
+                            loss += f64::from(weight) * f64::from(error).powi(2);
+                            *d = 2.0 * weight * error;
+                        }
+                    }
+                }
+            }
+            pass.backward(tokens, batch.every, gradient.as_mut());
+            if self.in_tokens {
+                pass.in_tokens(&mut d_tokens);
+            }
+        }
+        (loss, gradient, d_tokens)
+    }
+}
+
+/// All parameters of a model, one tensor after the other in the order of [`Architecture::tensors`].
+pub type Params<T = NoneTape> = Tensor<(usize,), f32, Cpu, T>;
+/// `[batch, tokens, entries]`.
+pub type Tokens<T = NoneTape> = Tensor<(usize, usize, usize), f32, Cpu, T>;
+
+/// A model on dfdx's tape: predictions `[batch, predictions, outputs]` at tokens 0, `every`, 2 `every`, … of
+/// `tokens` `[batch, length, inputs]`. Differentiable in the parameters and in the tokens; the backward pass computes
+/// the forward one anew, a few prompts at a time.
+///
+/// # Errors
+/// [`Error::Invalid`] and [`Error::Shape`] for an architecture, parameters or tokens that do not fit.
+pub fn on_tape<Tp: Tape<f32, Cpu>, Tt>(
+    config: &impl Architecture,
+    params: Params<Tp>,
+    tokens: Tokens<Tt>,
+    every: usize,
+) -> Result<Tokens<Tt>>
+where
+    Tt: Tape<f32, Cpu> + Merge<Tp>,
+{
+    let (batch, length, inputs) = *tokens.shape();
+    if inputs != config.entries()[0] {
+        let expected = format!("[batch, length, {}]", config.entries()[0]);
+        return Err(Error::shape("tokens", &[batch, length, inputs], expected));
+    }
+    let (params, tape_p) = params.split_tape();
+    let (tokens, tape_t) = tokens.split_tape();
+    let mut tape = tape_t.merge(tape_p);
+    let (p, t) = (params.as_vec(), tokens.as_vec());
+    let values = predict(config, &p, Batch { tokens: &t, batch, length, every })?;
+    let out = Cpu::default()
+        .try_tensor_from_vec(values, (batch, length.div_ceil(every), config.entries()[1]))
+        .map_err(|e| Error::numerical("predictions", e.to_string()))?;
+    let output = out.clone();
+    let config = config.clone();
+    tape.add_backward_op(move |gradients| {
+        let e = gradients.get_or_alloc_mut(&output)?.to_vec();
+        let batch = Batch { tokens: &t, batch, length, every };
+        // The forward pass has checked every shape: this cannot fail.
+        let d =
+            differentiate(&config, &p, batch, Objective::Given(&e), true).map_err(|_| CpuError::WrongNumElements)?;
+        gradients.get_or_alloc_mut(&params)?.iter_mut().zip(&d.params).for_each(|(g, v)| *g += v);
+        let d = d.tokens.unwrap_or_default();
+        gradients.get_or_alloc_mut(&tokens)?.iter_mut().zip(&d).for_each(|(g, v)| *g += v);
+        Ok(())
+    });
+    Ok(out.put_tape(tape))
+}
