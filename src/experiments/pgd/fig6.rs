@@ -2,11 +2,12 @@
 
 use serde_json::json;
 
-use super::baselines::{Batches, Examples};
+use super::baselines::{Baselines, Examples};
 use super::basins::minima;
 use super::distances::{BLUE, GREY, exact_engine, exact_loss};
 use super::recipes;
 use crate::Result;
+use crate::algorithms::{self, LeastSquares};
 use crate::compare::Interval;
 use crate::experiments::{Reproduction, Settings};
 use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
@@ -58,13 +59,15 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         exact.push(Interval::of(&losses));
         networks.push(Interval::of(&mine.iter().map(|run| run.test[run.best()]).collect::<Vec<_>>()));
         optima.push(minima(3, n, true, settings.seed)?.0.first().map_or(f64::NAN, |m| m.1));
-        // The law of the loss does not depend on Σ's rotation for PGD and OLS, and hardly for GD: one seed's will do.
+        // The law of these losses does not depend on Σ's rotation: one seed's will do.
         if let Some(run) = mine.first() {
-            let batches = Batches::new(&run.task, size, settings.seed)?;
+            let prompts = run.task.sample(size, settings.seed.wrapping_add(99))?;
+            let least_squares = LeastSquares::default().whitened(run.task.covariance().inv_sqrt().clone());
             for (used, gd, pgd, ols) in &mut curves {
-                gd.push(batches.tuned(&run.task, false, *used, 3)?.0);
-                pgd.push(batches.tuned(&run.task, true, *used, 3)?.0);
-                ols.push(batches.ols(&run.task, *used)?);
+                let baselines = Baselines::new(&run.task, *used, samples, settings.seed)?;
+                gd.push(baselines.tuned(false, 3)?.0);
+                pgd.push(baselines.tuned(true, 3)?.0);
+                ols.push(algorithms::losses(&least_squares, &prompts, used.of(n), 0)?[0]);
             }
         }
     }
@@ -96,8 +99,9 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let figure = Figure::new("pgd.fig6", "Loss against the number of examples")
         .caption(format!(
             "A network trained for each n, on the authors' 20,000 test prompts, mean and one standard deviation over {} \
-             seeds; dotted, averaged over many more contexts, the rare ones among them on which it fails. Against \
-             three steps of gradient descent, of PGD with Σ⁻¹ (the best rate of the authors' grid), and OLS. Dashed: the authors' \
+             seeds; dotted, averaged over {samples} contexts, the rare ones among them on which it fails. Against \
+             three steps of gradient descent and of PGD with Σ⁻¹ (the best rate of the authors' grid, averaged over as \
+             many contexts), and OLS. Dashed: the authors' \
              baselines, which drop the last example. OLS is 0 where it leaves the axis.",
             networks.first().map_or(0, |i| i.count)
         ))

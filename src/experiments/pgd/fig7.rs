@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::baselines::{Batches, Examples};
+use super::baselines::{Baselines, Examples};
 use super::basins::minima;
 use super::distances::{BLUE, GREY, exact_engine, exact_loss};
 use super::recipes;
@@ -20,11 +20,12 @@ use crate::{Error, Result};
 pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let mut runs = recipes::load("pgd-depth", |_| true, settings)?;
     runs.extend(recipes::load("pgd-transform", |_| true, settings)?);
-    let size = if settings.quick { 2000 } else { 20_000 };
-    let engine = exact_engine(5, 20, if settings.quick { 50_000 } else { 400_000 }, settings.seed)?;
+    let samples = if settings.quick { 50_000 } else { 400_000 };
+    let engine = exact_engine(5, 20, samples, settings.seed)?;
     let layers = [1, 2, 3, 4];
     let first = runs.first().ok_or_else(|| Error::invalid("runs", 0, "at least 1"))?;
-    let batches = Batches::new(&first.task, size, settings.seed)?;
+    let baselines = |used| Baselines::new(&first.task, used, samples, settings.seed);
+    let baselines = [baselines(Examples::All)?, baselines(Examples::ButLast)?];
     let (mut networks, mut optima, mut stepwise) = (Vec::new(), Vec::new(), Vec::new());
     let mut curves = [Examples::All, Examples::ButLast].map(|used| (used, Vec::new(), Vec::new()));
     for &l in &layers {
@@ -36,9 +37,9 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         networks.push(Interval::of(&logs));
         optima.push(minima(l, 20, true, settings.seed)?.0.first().map_or(f64::NAN, |m| m.1.ln()));
         stepwise.push(KernelPolynomial::new(5, 20, l)?.loss.ln());
-        for (used, gd, pgd) in &mut curves {
-            gd.push(batches.tuned(&first.task, false, *used, l)?.0.ln());
-            pgd.push(batches.tuned(&first.task, true, *used, l)?.0.ln());
+        for ((_, gd, pgd), baselines) in curves.iter_mut().zip(&baselines) {
+            gd.push(baselines.tuned(false, l)?.0.ln());
+            pgd.push(baselines.tuned(true, l)?.0.ln());
         }
     }
     let mut panel = Panel::new("")
@@ -67,7 +68,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         .panel(panel);
     let [(_, gd, pgd), _] = &curves;
     // One step at the grid's best rate, exactly: the rate is for the sum over n examples, a step for their mean.
-    let rate = batches.tuned(&first.task, true, Examples::All, 1)?.1;
+    let rate = baselines[0].tuned(true, 1)?.1;
     let one_step = constant_rate(5, 20, 1)(20.0 * rate).ln();
     let monotone = networks.windows(2).filter(|w| w[1].mean < w[0].mean).count();
     let claims = Claims::new()
@@ -88,7 +89,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
             -1.0,
         );
     let config = json!({
-        "checkpoints": ["pgd-depth", "pgd-transform"], "prompts": size, "network": networks.iter().map(|i| i.to_string()).collect::<Vec<_>>(),
+        "checkpoints": ["pgd-depth", "pgd-transform"], "wishart_samples": samples, "network": networks.iter().map(|i| i.to_string()).collect::<Vec<_>>(),
         "optimum": optima, "gd": gd, "pgd": pgd, "pgd_stepwise": stepwise, "gd_code": curves[1].1, "pgd_code": curves[1].2,
     });
     Ok(Reproduction { figure, claims, config })
