@@ -224,6 +224,7 @@ fn models_and_ops() {
     refuses("no samples", &["Gram samples", "[0]"], || GramSamples::new(2, &[]));
     refuses("half a sample", &["[6]", "2, 2"], || GramSamples::new(2, &[0.0; 6]));
     refuses("endless", &["Gram samples"], || GramSamples::new(usize::MAX, &[0.0; 6]));
+    refuses("weights", &["weights", "[2]", "[1]"], || GramSamples::weighted(2, &[1.0, 0.0, 0.0, 1.0], &[1.0; 2]));
     refuses("NaN", &["Gram samples, entry 1", "NaN"], || GramSamples::new(2, &[0.0, NAN, 0.0, 0.0]));
     let grams = GramSamples::new(2, &[1.0, 0.0, 0.0, 1.0]).unwrap();
     for bad in [0, 4, 7, 12] {
@@ -276,6 +277,9 @@ fn algorithms_and_comparisons() {
     }
     refuses("no samples", &["got 0"], || SpectralMeasure::wishart(2, 3, 0, 4, 1));
     refuses("no nodes", &["nodes", "got 0"], || SpectralMeasure::wishart(2, 3, 10, 0, 1));
+    for (d, n, samples, nodes) in [(0, 3, 10, 4), (2, 0, 10, 4), (2, 3, 0, 4), (2, 3, 10, 0)] {
+        refuses("measure with tail", &["got 0"], || SpectralMeasure::wishart_with_tail(d, n, samples, nodes, 1));
+    }
     let measure = SpectralMeasure::wishart(2, 3, 10, 4, 1).unwrap();
     refuses("no layers", &["layers", "got 0"], || GdPlusPlus::minima(0, &measure, 1, 1));
     let short = survives("missing b", || GdPlusPlus { a: vec![0.1, 0.2], b: vec![] }.loss(&measure));

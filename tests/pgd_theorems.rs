@@ -993,6 +993,46 @@ fn looped_layers_have_the_optimum_of_the_table() {
     }
 }
 
+/// The moments of the spectral measure are those of the Wishart law, E tr Ĝ = d, E tr Ĝ² = d (1 + (d + 1)/n) and
+/// E tr Ĝ³ = d (n² + 3n(d + 1) + d² + 3d + 4)/n², for contexts longer and shorter than d; and it has a tail.
+#[test]
+fn the_spectral_measure_has_the_moments_of_wishart() {
+    for (d, n) in [(5, 20), (5, 5), (5, 2), (3, 1), (1, 4)] {
+        let measure = SpectralMeasure::wishart_with_tail(d, n, 20_000, 24, 1).unwrap();
+        let moment = |k: i32| measure.nodes.iter().zip(&measure.weights).map(|(x, w)| w * x.powi(k)).sum::<f64>();
+        let (df, nf) = (d as f64, n as f64);
+        let third = (nf * nf + 3.0 * nf * (df + 1.0) + df * df + 3.0 * df + 4.0) / (nf * nf);
+        for (k, expected) in [(0, 1.0), (1, 1.0), (2, 1.0 + (df + 1.0) / nf), (3, third)] {
+            close(moment(k), expected, 0.02, &format!("moment {k} at d = {d}, n = {n}"));
+        }
+    }
+    let drawn = SpectralMeasure::wishart(5, 4, 20_000, 32, 1).unwrap();
+    let exact = SpectralMeasure::wishart_with_tail(5, 4, 20_000, 32, 1).unwrap();
+    let best = GdPlusPlus::minima(3, &drawn, 10, 1).unwrap().swap_remove(0).0;
+    assert!(best.loss(&exact) > 1e3 * best.loss(&drawn), "the best of drawn spectra fails beyond them");
+}
+
+/// Weighted draws of large contexts estimate what plain draws do, at a tenth of their error where the tail decides.
+#[test]
+fn weighted_contexts_estimate_the_same_loss() {
+    let white = LinearRegression::new(Covariance::identity(3).unwrap(), 6, WeightPrior::Isotropic).unwrap();
+    let (grams, weights) = white.sample_gram_tails(40_000, 2).unwrap();
+    let weighted = GramSamples::weighted(3, &grams, &weights).unwrap();
+    let measure = SpectralMeasure::wishart_with_tail(3, 6, 40_000, 24, 2).unwrap();
+    // Two steps of 0.9: E (1 − 0.9 λ)⁴ is decided by large λ.
+    let layer: Vec<f64> = (0..18).map(|i| if i >= 9 && (i - 9) % 4 == 0 { -0.9 } else { 0.0 }).collect();
+    let expected = GdPlusPlus { a: vec![0.9, 0.9], b: vec![] }.loss(&measure);
+    close(weighted.loss(&layer.repeat(2)).unwrap(), expected, 0.03, "the weighted mean");
+    let (loss, gradient) = weighted.loss_and_gradient(&layer.repeat(2)).unwrap();
+    close(loss, weighted.loss(&layer.repeat(2)).unwrap(), 1e-12, "the loss with its gradient");
+    let mut moved = layer.repeat(2);
+    let (at, h) = (9, 1e-5);
+    moved[at] += h;
+    let up = weighted.loss(&moved).unwrap();
+    moved[at] -= 2.0 * h;
+    close(gradient[at], (up - weighted.loss(&moved).unwrap()) / (2.0 * h), 1e-6, "the gradient");
+}
+
 #[test]
 fn bfgs_finds_the_local_minima_of_gd_plus_plus_and_the_scalar_loss_is_the_engines() {
     let measure = SpectralMeasure::wishart(5, 20, 200_000, 40, 3).unwrap();

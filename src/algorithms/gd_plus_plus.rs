@@ -43,25 +43,87 @@ impl SpectralMeasure {
             let (values, _) = Matrix::from_vec(d, d, gram.to_vec())?.eigen_symmetric()?;
             points.extend(values.into_iter().map(|v| v.max(0.0)));
         }
-        let (nodes, weights) = gauss(&points, nodes)?;
+        let uniform = vec![1.0; points.len()];
+        let (nodes, weights) = gauss(&points, &uniform, nodes)?;
+        Ok(SpectralMeasure { dim: d, nodes, weights })
+    }
+
+    /// Gauss quadrature with `nodes` nodes of the mean spectral measure itself, its tail included.
+    ///
+    /// Drawn spectra end somewhere, and a polynomial of high degree that is small on them grows without bound beyond: the
+    /// optimum of three layers at n = 4 on 20,000 draws has the loss 10⁸ on the true measure. The density has no such end.
+    /// From the joint law of the eigenvalues, Π_{i<j} |λ_i − λ_j| Π_i λ_i^{(n−d−1)/2} e^{−λ_i/2}, leaving one out:
+    ///
+    /// ```text
+    /// ρ(λ) ∝ λ^{(n−d−1)/2} e^{−λ/2} E |det(λ − W)|,   W ~ Wishart_{d−1}(n − 1, I)
+    /// ```
+    ///
+    /// whose mean over `samples` draws of W is as accurate in the tail as anywhere. For n < d the roles of n and d change
+    /// and d − n eigenvalues are 0.
+    ///
+    /// # Errors
+    /// As [`SpectralMeasure::wishart`].
+    pub fn wishart_with_tail(d: usize, n: usize, samples: usize, nodes: usize, seed: u64) -> Result<Self> {
+        if nodes == 0 {
+            return Err(Error::invalid("nodes", 0, "at least 1"));
+        }
+        // The non-zero eigenvalues are those of `few` x `few` matrices from `many` vectors.
+        let (few, many) = (d.min(n), d.max(n));
+        let mut others = Vec::new();
+        if few > 1 {
+            let task = LinearRegression::new(Covariance::identity(few - 1)?, many - 1, WeightPrior::Isotropic)?;
+            for gram in task.sample_gram(samples, seed)?.chunks((few - 1) * (few - 1)) {
+                let (values, _) = Matrix::from_vec(few - 1, few - 1, gram.to_vec())?.eigen_symmetric()?;
+                others.push(values.into_iter().map(|v| v * (many - 1) as f64).collect());
+            }
+        } else {
+            // Nothing is left: the determinant is 1. This also tells of d = 0 and n = 0.
+            LinearRegression::new(Covariance::identity(d)?, n, WeightPrior::Isotropic)?;
+            others.push(Vec::new());
+        }
+        let exponent = many as f64 - few as f64;
+        // In u = √λ the density has no pole at 0 and the midpoint rule converges fast. The reach is that of λ to the
+        // power of twice the number of nodes, to which the quadrature is exact.
+        let power = exponent + 2.0 * few as f64 + 4.0 * nodes as f64;
+        let reach = (power + 12.0 * power.sqrt() + 60.0).sqrt();
+        let step = reach / GRID as f64;
+        let (points, weights): (Vec<f64>, Vec<f64>) = (0..GRID)
+            .into_par_iter()
+            .map(|i| {
+                let u = (i as f64 + 0.5) * step;
+                let lambda = u * u;
+                let determinant = |w: &Vec<f64>| w.iter().map(|v| (lambda - v).abs()).product::<f64>();
+                let mean = others.iter().map(determinant).sum::<f64>() / others.len() as f64;
+                (lambda / n as f64, mean * (exponent * u.ln() - 0.5 * lambda).exp())
+            })
+            .unzip();
+        let (mut nodes, mut weights) = gauss(&points, &weights, nodes)?;
+        if n < d {
+            weights.iter_mut().for_each(|w| *w *= n as f64 / d as f64);
+            nodes.insert(0, 0.0);
+            weights.insert(0, 1.0 - n as f64 / d as f64);
+        }
         Ok(SpectralMeasure { dim: d, nodes, weights })
     }
 }
 
-/// Gauss quadrature of the uniform measure on `points`: Lanczos for multiplication by λ, then the eigenvalues of the
-/// tridiagonal matrix (Golub and Welsch).
-fn gauss(points: &[f64], nodes: usize) -> Result<(Vec<f64>, Vec<f64>)> {
-    let n = points.len() as f64;
+/// Points of the midpoint rule for a density.
+const GRID: usize = 4096;
+
+/// Gauss quadrature of the measure on `points` with these weights: Lanczos for multiplication by λ, then the eigenvalues
+/// of the tridiagonal matrix (Golub and Welsch).
+fn gauss(points: &[f64], weights: &[f64], nodes: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+    let n = weights.iter().sum::<f64>();
     let (mut diagonal, mut off) = (Vec::new(), Vec::new());
     let mut previous = vec![0.0; points.len()];
     let mut current = vec![1.0; points.len()];
     for k in 0..nodes {
-        let alpha = points.iter().zip(&current).map(|(x, p)| x * p * p).sum::<f64>() / n;
+        let alpha = points.iter().zip(&current).zip(weights).map(|((x, p), w)| w * x * p * p).sum::<f64>() / n;
         diagonal.push(alpha);
         let beta = off.last().copied().unwrap_or(0.0);
         let mut next: Vec<f64> =
             points.iter().zip(&current).zip(&previous).map(|((x, p), q)| (x - alpha) * p - beta * q).collect();
-        let norm = (next.iter().map(|p| p * p).sum::<f64>() / n).sqrt();
+        let norm = (next.iter().zip(weights).map(|(p, w)| w * p * p).sum::<f64>() / n).sqrt();
         if norm < 1e-12 || k + 1 == nodes {
             break;
         }

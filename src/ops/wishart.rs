@@ -21,6 +21,8 @@ pub struct GramSamples {
     dim: usize,
     samples: usize,
     tiles: Vec<Lanes<f64>>,
+    /// One a sample; 0 for the lanes that stand for none.
+    weights: Vec<Lanes<f64>>,
 }
 
 impl GramSamples {
@@ -29,6 +31,16 @@ impl GramSamples {
     /// # Errors
     /// [`Error::Shape`] if the length is no positive multiple of d², [`Error::Invalid`] for entries that are not finite.
     pub fn new(dim: usize, grams: &[f64]) -> Result<Self> {
+        let samples = grams.len() / dim.saturating_mul(dim).max(1);
+        Self::weighted(dim, grams, &vec![1.0; samples])
+    }
+
+    /// From samples `[samples, d, d]` and the weights with which they count, `[samples]` (see
+    /// [`crate::tasks::LinearRegression::sample_gram_tails`]).
+    ///
+    /// # Errors
+    /// As [`GramSamples::new`]; [`Error::Shape`] unless there is one weight a sample.
+    pub fn weighted(dim: usize, grams: &[f64], weights: &[f64]) -> Result<Self> {
         let dd = dim.saturating_mul(dim);
         if dd == 0 || grams.is_empty() || !grams.len().is_multiple_of(dd) {
             return Err(Error::shape("Gram samples", &[grams.len()], format!("[samples >= 1, {dim}, {dim}]")));
@@ -41,7 +53,15 @@ impl GramSamples {
                 lanes.0[k % LANES] = *v;
             }
         }
-        Ok(GramSamples { dim, samples, tiles })
+        if weights.len() != samples {
+            return Err(Error::shape("weights of Gram samples", &[weights.len()], format!("[{samples}]")));
+        }
+        all_finite("weights of Gram samples", weights.iter().copied())?;
+        let mut by_lane = vec![Lanes::zero(); samples.div_ceil(LANES)];
+        for (k, w) in weights.iter().enumerate() {
+            by_lane[k / LANES].0[k % LANES] = *w;
+        }
+        Ok(GramSamples { dim, samples, tiles, weights: by_lane })
     }
 
     /// Number of samples.
@@ -74,6 +94,16 @@ impl GramSamples {
         Ok(losses.iter().flat_map(|l| l.0).take(self.samples).collect())
     }
 
+    /// The mean over samples of weight times loss.
+    ///
+    /// # Errors
+    /// As [`GramSamples::losses`].
+    pub fn loss(&self, params: &[f64]) -> Result<f64> {
+        let losses = self.losses(params)?;
+        let weights = self.weights.iter().flat_map(|w| w.0);
+        Ok(losses.iter().zip(weights).map(|(l, w)| w * l).sum::<f64>() / self.samples as f64)
+    }
+
     /// The mean loss and its gradient in `params`, of the same shape.
     ///
     /// # Errors
@@ -81,12 +111,11 @@ impl GramSamples {
     pub fn loss_and_gradient(&self, params: &[f64]) -> Result<(f64, Vec<f64>)> {
         let layers = self.layers(params)?;
         let dd = self.dim * self.dim;
-        let filled = |piece: usize| (self.samples - piece * TILES * LANES).min(TILES * LANES);
         let pieces: Vec<(f64, Vec<f64>)> = self
             .tiles
             .par_chunks(TILES * dd)
-            .enumerate()
-            .map(|(i, tiles)| dispatch(Gradient { d: self.dim, layers, params, tiles, samples: filled(i) }))
+            .zip(self.weights.par_chunks(TILES))
+            .map(|(tiles, weights)| dispatch(Gradient { d: self.dim, layers, params, tiles, weights }))
             .collect();
         let (mut loss, mut gradient) = (0.0, vec![0.0; params.len()]);
         for (l, g) in pieces {
@@ -141,7 +170,7 @@ struct Gradient<'a> {
     layers: usize,
     params: &'a [f64],
     tiles: &'a [Lanes<f64>],
-    samples: usize,
+    weights: &'a [Lanes<f64>],
 }
 
 impl Kernel<f64> for Gradient<'_> {
@@ -158,11 +187,10 @@ impl Gradient<'_> {
         let mut state = State::new(self.d, self.layers);
         let mut gradient = vec![Lanes::zero(); self.params.len()];
         let mut loss = 0.0;
-        for (i, gram) in self.tiles.chunks(self.d * self.d).enumerate() {
-            // Lanes that stand for no sample have Ĝ = 0, hence S = I: their loss is d and must not count.
-            let filled = (self.samples - i * LANES).min(LANES);
-            loss += state.forward::<V>(self.params, gram).0[..filled].iter().sum::<f64>();
-            state.backward::<V>(self.params, gram, &mut gradient);
+        for (gram, weights) in self.tiles.chunks(self.d * self.d).zip(self.weights) {
+            let losses = state.forward::<V>(self.params, gram);
+            loss += losses.0.iter().zip(&weights.0).map(|(l, w)| l * w).sum::<f64>();
+            state.backward::<V>(self.params, gram, weights, &mut gradient);
         }
         (loss, gradient.iter().map(Lanes::sum).collect())
     }
@@ -230,9 +258,15 @@ impl State {
         out
     }
 
-    /// Adds the gradient of ‖S_L‖_F² in `params` to `gradient`.
+    /// Adds the gradient of the weighted ‖S_L‖_F² in `params` to `gradient`.
     #[inline(always)]
-    fn backward<V: Vector<f64>>(&mut self, params: &[f64], gram: &[Lanes<f64>], gradient: &mut [Lanes<f64>]) {
+    fn backward<V: Vector<f64>>(
+        &mut self,
+        params: &[f64],
+        gram: &[Lanes<f64>],
+        weights: &Lanes<f64>,
+        gradient: &mut [Lanes<f64>],
+    ) {
         let d = self.d;
         let dd = d * d;
         let (d_s, rest) = self.adjoint.split_at_mut(dd);
@@ -243,7 +277,7 @@ impl State {
         let last = &self.store[self.layers * STORED * dd..][..dd];
         for (d_s, s) in d_s.iter_mut().zip(last) {
             for i in 0..LANES {
-                d_s.0[i] = 2.0 * s.0[i];
+                d_s.0[i] = 2.0 * weights.0[i] * s.0[i];
             }
         }
         d_t.fill(Lanes::zero());

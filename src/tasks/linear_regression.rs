@@ -42,6 +42,10 @@ pub struct LinearRegression {
 /// Prompts are sampled in pieces of this many, one stream each: results do not depend on the number of threads.
 const PIECE: usize = 512;
 
+/// How much larger than they are contexts are drawn for [`LinearRegression::sample_gram_tails`]; a divisor of
+/// [`PIECE`] of them, so that each is drawn equally often.
+pub const TAIL_SCALES: [f64; 4] = [1.0, 1.4, 2.0, 2.8];
+
 impl LinearRegression {
     /// The noiseless task with `context` = n examples.
     ///
@@ -185,6 +189,46 @@ impl LinearRegression {
             }
         });
         Ok(grams)
+    }
+
+    /// Draws of Ĝ with more of the rare large ones, `[samples, d, d]`, and their weights, `[samples]`: the mean of weight
+    /// times f(Ĝ) estimates E f(Ĝ) without bias, for f that grow so fast that plain draws miss what decides the mean.
+    ///
+    /// The draws are those of contexts [`TAIL_SCALES`] times as large in turn, weighted by the balance heuristic (Veach
+    /// and Guibas 1995): no weight exceeds the number of scales.
+    ///
+    /// ```
+    /// use incontext::tasks::{Covariance, LinearRegression, WeightPrior};
+    /// let task = LinearRegression::new(Covariance::identity(3)?, 8, WeightPrior::Isotropic)?;
+    /// let (grams, weights) = task.sample_gram_tails(20_000, 1)?;
+    /// // E Ĝ_11 = 1.
+    /// let mean = grams.chunks(9).zip(&weights).map(|(g, w)| g[0] * w).sum::<f64>() / 20_000.0;
+    /// assert!((mean - 1.0).abs() < 0.03);
+    /// # Ok::<(), incontext::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`LinearRegression::sample_gram`].
+    pub fn sample_gram_tails(&self, samples: usize, seed: u64) -> Result<(Vec<f64>, Vec<f64>)> {
+        check_batch(samples)?;
+        let (d, n) = (self.dim(), self.context);
+        let mut grams = vec![0.0; array_len::<f64>("Gram samples", &[samples, d, d])?];
+        let mut weights = vec![0.0; samples];
+        let pieces = grams.par_chunks_mut(PIECE * d * d).zip(weights.par_chunks_mut(PIECE)).enumerate();
+        pieces.for_each(|(piece, (grams, weights))| {
+            let mut rng = stream(seed, "gram tails", piece as u64);
+            let (mut factor, mut bartlett) = (vec![0.0; d * d], vec![0.0; d * d]);
+            for (k, (gram, weight)) in grams.chunks_mut(d * d).zip(weights).enumerate() {
+                let scale = TAIL_SCALES[k % TAIL_SCALES.len()];
+                self.wishart(&mut rng, &mut bartlett, &mut factor, gram);
+                gram.iter_mut().for_each(|g| *g *= scale);
+                // The sum of squares of n Gaussian vectors, which alone tells how likely each scale makes them.
+                let squares = scale * bartlett.iter().map(|b| b * b).sum::<f64>();
+                let likelihood = |c: f64| (-0.5 * ((n * d) as f64 * c.ln() + squares * (1.0 / c - 1.0))).exp();
+                *weight = TAIL_SCALES.len() as f64 / TAIL_SCALES.into_iter().map(likelihood).sum::<f64>();
+            }
+        });
+        Ok((grams, weights))
     }
 
     /// Ĝ ~ Wishart_d(n, Σ)/n into `gram`. For n < d the Bartlett factor has n columns only.

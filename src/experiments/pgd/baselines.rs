@@ -70,8 +70,7 @@ impl Baselines {
             // The authors' rates multiply the sum over examples, a layer averages them.
             let a = direction.as_slice().iter().map(|v| -rate * n * v);
             let layer: Vec<f64> = std::iter::repeat_n(0.0, d * d).chain(a).collect();
-            let losses = self.engine.losses(&layer.repeat(steps))?;
-            let loss = losses.iter().sum::<f64>() / losses.len() as f64;
+            let loss = self.engine.loss(&layer.repeat(steps))?;
             if loss < best.0 {
                 best = (loss, rate);
             }

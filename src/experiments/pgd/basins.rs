@@ -27,6 +27,15 @@ pub fn minima(layers: usize, n: usize, quick: bool, seed: u64) -> Result<(Vec<(G
     Ok((minima, measure))
 }
 
+/// The least loss of L layers of GD++ at d = 5 and context `n` on the spectral measure with its tail.
+///
+/// # Errors
+/// As [`SpectralMeasure::wishart_with_tail`] and [`GdPlusPlus::minima`].
+pub fn optimum(layers: usize, n: usize, seed: u64) -> Result<f64> {
+    let measure = SpectralMeasure::wishart_with_tail(5, n, 20_000, 48, seed)?;
+    Ok(GdPlusPlus::minima(layers, &measure, 40, seed)?.first().map_or(f64::NAN, |m| m.1))
+}
+
 /// The minimum whose coefficients are nearest to `found`, its place in the list, and the largest relative difference.
 pub fn nearest<'a>(found: &GdPlusPlus, minima: &'a [(GdPlusPlus, f64)]) -> Option<(usize, &'a GdPlusPlus, f64)> {
     let distance = |m: &GdPlusPlus| {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::baselines::{Baselines, Examples};
-use super::basins::minima;
+use super::basins::optimum;
 use super::distances::{BLUE, GREY, exact_engine, exact_loss};
 use super::recipes;
 use crate::Result;
@@ -58,7 +58,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
             .collect::<Result<_>>()?;
         exact.push(Interval::of(&losses));
         networks.push(Interval::of(&mine.iter().map(|run| run.test[run.best()]).collect::<Vec<_>>()));
-        optima.push(minima(3, n, true, settings.seed)?.0.first().map_or(f64::NAN, |m| m.1));
+        optima.push(optimum(3, n, settings.seed)?);
         // The law of these losses does not depend on Σ's rotation: one seed's will do.
         if let Some(run) = mine.first() {
             let prompts = run.task.sample(size, settings.seed.wrapping_add(99))?;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::baselines::{Baselines, Examples};
-use super::basins::minima;
+use super::basins::optimum;
 use super::distances::{BLUE, GREY, exact_engine, exact_loss};
 use super::recipes;
 use crate::algorithms::KernelPolynomial;
@@ -35,7 +35,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
             .map(|run| Ok(exact_loss(&run.models[run.best()], run.task.covariance(), &engine)?.ln()))
             .collect::<Result<_>>()?;
         networks.push(Interval::of(&logs));
-        optima.push(minima(l, 20, true, settings.seed)?.0.first().map_or(f64::NAN, |m| m.1.ln()));
+        optima.push(optimum(l, 20, settings.seed)?.ln());
         stepwise.push(KernelPolynomial::new(5, 20, l)?.loss.ln());
         for ((_, gd, pgd), baselines) in curves.iter_mut().zip(&baselines) {
             gd.push(baselines.tuned(false, l)?.0.ln());

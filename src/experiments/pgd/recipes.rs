@@ -277,8 +277,8 @@ impl Problem for Training {
             let batch = match self.protocol.engine {
                 Engine::Prompts => Batch::Prompts(Arc::new(self.task.sample_moments(self.protocol.batch, seed)?)),
                 Engine::Contexts => {
-                    let grams = self.white.sample_gram(self.protocol.batch, seed)?;
-                    Batch::Contexts(GramSamples::new(self.white.dim(), &grams)?)
+                    let (grams, weights) = self.white.sample_gram_tails(self.protocol.batch, seed)?;
+                    Batch::Contexts(GramSamples::weighted(self.white.dim(), &grams, &weights)?)
                 }
             };
             self.batch = Some((block, batch));
