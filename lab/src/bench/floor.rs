@@ -1,5 +1,6 @@
 //! What this machine can do at most: multiply-adds a second in f32 and bytes a second, on all its cores.
 
+use std::fs::read_to_string;
 use std::thread::{available_parallelism, scope};
 use std::time::Instant;
 
@@ -98,4 +99,11 @@ fn best(mut work: impl FnMut() -> f64) -> f64 {
         amount / start.elapsed().as_secs_f64()
     };
     (0..REPETITIONS).map(rate).fold(0.0, f64::max)
+}
+
+/// This process's peak memory in MB, where the system tells it.
+pub fn peak_mb() -> Option<f64> {
+    let status = read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
 }

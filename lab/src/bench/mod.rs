@@ -2,7 +2,9 @@
 
 mod floor;
 pub mod notebook;
+mod peer;
 pub mod step;
+pub mod train;
 
 use clap::Subcommand;
 use serde_json::json;
@@ -17,6 +19,8 @@ pub enum Bench {
     Notebook(notebook::Options),
     /// How long a training step takes, beside the authors' formulation in PyTorch, and how far from the machine's floor
     Step(step::Options),
+    /// How long a training step of transformers and LSTMs takes, beside PyTorch eager and torch.compile
+    Train(train::Options),
 }
 
 /// Measures.
@@ -24,6 +28,7 @@ pub fn run(house: &House, bench: &Bench) -> Outcome<u8> {
     match bench {
         Bench::Notebook(options) => notebook::run(house, options),
         Bench::Step(options) => step::run(house, options),
+        Bench::Train(options) => train::run(house, options),
     }
 }
 
@@ -80,7 +85,7 @@ pub fn show(rows: &[Row], peer: &str, as_json: bool) {
             _ => format!("{:.1} s", ms / 1e3),
         };
         let goal = match (row.goal, row.goal_ms) {
-            (Some(ratio), _) => format!(">= {ratio:.0}x"),
+            (Some(ratio), _) => format!(">= {ratio}x"),
             (_, Some(ms)) => format!("<= {}", milliseconds(ms)),
             _ => String::new(),
         };

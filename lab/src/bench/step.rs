@@ -5,11 +5,7 @@
 //! prompts included, is measured too, and a hundredth of it is part of our time, as the authors keep a batch for a
 //! hundred steps. The peer is not charged for drawing its batch.
 
-use std::fs::read_to_string;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -20,12 +16,13 @@ use incontext::tasks::{Covariance, LinearRegression, WeightPrior};
 use incontext::train::{Adam, Optimizer};
 use serde_json::{Value, json};
 
-use super::floor::Machine;
+use super::floor::{Machine, peak_mb};
+use super::peer::Peer;
 use super::{Row, median, show};
 use crate::bars::Step;
 use crate::house::House;
 use crate::setup::peers;
-use crate::trouble::{Outcome, Subject, Trouble};
+use crate::trouble::{Outcome, Trouble};
 
 /// Against what, how often, and how to show it.
 #[derive(Args, Debug)]
@@ -66,7 +63,11 @@ struct Measured {
 /// Measures, alternating between us and the peer.
 pub fn run(house: &House, options: &Options) -> Outcome<u8> {
     let protocol = transform();
-    let mut peer = if options.peers { Some(Peer::start(&peers::ensure(house)?.program)?) } else { None };
+    let mut peer = if options.peers {
+        Some(Peer::start(&peers::ensure(house)?.program, include_str!("../../../benches/peers/step.py"))?)
+    } else {
+        None
+    };
     let agreement = peer.as_mut().map(|peer| agreement(&protocol, peer)).transpose()?;
     let mut measured = Vec::new();
     let mut memory_at_goal = None;
@@ -253,13 +254,6 @@ fn bytes(d: usize) -> usize {
     size_of::<f32>() * (2 * (d * d + 2 * d + 1) + 28)
 }
 
-/// This process's peak memory in MB, where the system tells it.
-fn peak_mb() -> Option<f64> {
-    let status = read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.split_whitespace().next()?.parse::<f64>().ok()? / 1024.0)
-}
-
 /// Steps over which the two sides' losses are compared.
 const CHECK_STEPS: usize = 5;
 
@@ -289,66 +283,6 @@ fn agreement(protocol: &Protocol, peer: &mut Peer) -> Outcome<f64> {
         return Ok(worst);
     }
     Err(Trouble::new(format!("the peer does not compute the same step: losses {theirs:?}, ours {ours:?}")))
-}
-
-/// The peer's process: takes orders and answers, a line each.
-struct Peer {
-    child: Child,
-    orders: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-    complaints: Option<JoinHandle<String>>,
-}
-
-impl Peer {
-    fn start(python: &std::path::Path) -> Outcome<Peer> {
-        let mut child = Command::new(python)
-            .args(["-c", include_str!("../../../benches/peers/step.py")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .doing(|| format!("run {}", python.display()))?;
-        // Read aside, so that a long complaint cannot block the peer while its answer is waited for.
-        let complaints = child.stderr.take().map(|mut pipe| {
-            std::thread::spawn(move || {
-                let mut text = Vec::new();
-                let _ = pipe.read_to_end(&mut text);
-                String::from_utf8_lossy(&text).trim().to_string()
-            })
-        });
-        let orders = child.stdin.take();
-        let answers = child.stdout.take().ok_or_else(|| Trouble::new("the peer has no standard output"))?;
-        Ok(Peer { child, orders, answers: BufReader::new(answers), complaints })
-    }
-
-    /// Gives an order and waits for its answer.
-    fn ask(&mut self, order: &Value) -> Outcome<Value> {
-        let sent = self.orders.as_mut().map(|pipe| writeln!(pipe, "{order}").and_then(|()| pipe.flush()));
-        let mut line = String::new();
-        let read = self.answers.read_line(&mut line);
-        if let (Some(Ok(())), Ok(1..), Ok(answer)) = (sent, read, serde_json::from_str(&line)) {
-            return Ok(answer);
-        }
-        self.orders = None;
-        let _ = self.child.wait();
-        let words = self.complaints.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
-        Err(Trouble::new(format!("PyTorch's side of the bench ended:\n{words}"))
-            .mend("remove .lab/peers, then run the same command again"))
-    }
-
-    /// The milliseconds that an order's answer tells.
-    fn milliseconds(&mut self, order: &Value) -> Outcome<f64> {
-        let answer = self.ask(order)?;
-        answer["ms"].as_f64().ok_or_else(|| Trouble::new(format!("PyTorch's side of the bench answered {answer}")))
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // The peer ends when its orders do.
-        self.orders = None;
-        let _ = self.child.wait();
-    }
 }
 
 #[cfg(test)]

@@ -14,9 +14,18 @@ use crate::bars::Step;
 use crate::house::{self, House, on_path};
 use crate::trouble::{Outcome, Subject, Trouble};
 
-/// What importing PyTorch needs, on every platform. Versions for Python 3.10 and later.
-const PACKAGES: [&str; 5] =
-    ["torch==2.11.0", "filelock==3.20.3", "typing_extensions==4.15.0", "sympy==1.14.0", "mpmath==1.3.0"];
+/// What importing PyTorch needs, on every platform, and the last three what torch.compile does. Versions for Python 3.10
+/// and later.
+const PACKAGES: [&str; 8] = [
+    "torch==2.11.0",
+    "filelock==3.20.3",
+    "typing_extensions==4.15.0",
+    "sympy==1.14.0",
+    "mpmath==1.3.0",
+    "networkx==3.4.2",
+    "jinja2==3.1.6",
+    "markupsafe==3.0.3",
+];
 
 /// The one GPU library that PyTorch calls on being loaded, to register its kernels: 2 MB.
 const REGISTRY: &str = "nvidia-cuda-runtime==13.0.96";

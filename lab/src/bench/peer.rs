@@ -1,0 +1,71 @@
+//! PyTorch's side of a bench: a process that takes orders and answers, a line of JSON each.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+
+use crate::trouble::{Outcome, Subject, Trouble};
+
+/// The peer's process: takes orders and answers, a line each.
+pub struct Peer {
+    child: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    complaints: Option<JoinHandle<String>>,
+}
+
+impl Peer {
+    /// Starts the peer whose program is `script`.
+    pub fn start(python: &Path, script: &str) -> Outcome<Peer> {
+        let mut child = Command::new(python)
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .doing(|| format!("run {}", python.display()))?;
+        // Read aside, so that a long complaint cannot block the peer while its answer is waited for.
+        let complaints = child.stderr.take().map(|mut pipe| {
+            std::thread::spawn(move || {
+                let mut text = Vec::new();
+                let _ = pipe.read_to_end(&mut text);
+                String::from_utf8_lossy(&text).trim().to_string()
+            })
+        });
+        let orders = child.stdin.take();
+        let answers = child.stdout.take().ok_or_else(|| Trouble::new("the peer has no standard output"))?;
+        Ok(Peer { child, orders, answers: BufReader::new(answers), complaints })
+    }
+
+    /// Gives an order and waits for its answer.
+    pub fn ask(&mut self, order: &Value) -> Outcome<Value> {
+        let sent = self.orders.as_mut().map(|pipe| writeln!(pipe, "{order}").and_then(|()| pipe.flush()));
+        let mut line = String::new();
+        let read = self.answers.read_line(&mut line);
+        if let (Some(Ok(())), Ok(1..), Ok(answer)) = (sent, read, serde_json::from_str(&line)) {
+            return Ok(answer);
+        }
+        self.orders = None;
+        let _ = self.child.wait();
+        let words = self.complaints.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        Err(Trouble::new(format!("PyTorch's side of the bench ended:\n{words}"))
+            .mend("remove .lab/peers, then run the same command again"))
+    }
+
+    /// The milliseconds that an order's answer tells.
+    pub fn milliseconds(&mut self, order: &Value) -> Outcome<f64> {
+        let answer = self.ask(order)?;
+        answer["ms"].as_f64().ok_or_else(|| Trouble::new(format!("PyTorch's side of the bench answered {answer}")))
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // The peer ends when its orders do.
+        self.orders = None;
+        let _ = self.child.wait();
+    }
+}

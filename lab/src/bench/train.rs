@@ -1,0 +1,357 @@
+//! `cargo lab bench train`: a whole training step (data, forward, backward, clipping, Adam) of the transformers and LSTMs
+//! that the figures train, in f32, beside PyTorch eager and torch.compile on the same machine; how much of the machine's
+//! arithmetic it uses; and how its cost grows.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use incontext::models::{Gpt2, Gpt2Config, Init, Lstm, LstmConfig, Parameters, Positions, SequenceModel};
+use incontext::ops::sequence::Architecture;
+use incontext::tasks::{Covariance, LinearRegression, Sequences, WeightPrior};
+use incontext::train::{Adam, AdamConfig, Clip, Optimizer};
+use serde_json::{Value, json};
+
+use super::floor::{Machine, peak_mb};
+use super::peer::Peer;
+use super::{Row, median, show};
+use crate::bars::Step;
+use crate::house::House;
+use crate::setup::peers;
+use crate::trouble::{Outcome, Trouble};
+
+/// Against what, how often, and how to show it.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Measure PyTorch beside it, alternating; installs it into .lab/peers, a large download
+    #[arg(long)]
+    peers: bool,
+    /// Leave torch.compile out: it compiles for minutes
+    #[arg(long)]
+    eager_only: bool,
+    /// Configurations, comma-separated: S, M, L, LSTM, attention, P
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Runs of each side
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// The rows as JSON, and nothing else on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// A run repeats the step for at least this long.
+const RUN: Duration = Duration::from_millis(400);
+/// The most memory that is wanted at the paper's own size, MB.
+const MEMORY_GOAL: f64 = 1500.0;
+
+/// What is trained.
+#[derive(Clone)]
+enum Model {
+    Transformer(Gpt2Config),
+    Recurrent(LstmConfig),
+}
+
+/// A configuration, and what is wanted of it.
+#[derive(Clone)]
+struct Case {
+    name: &'static str,
+    model: Model,
+    dim: usize,
+    context: usize,
+    batch: usize,
+    /// The least share of the arithmetic peak.
+    share: Option<f64>,
+    /// The least ratios to eager PyTorch and to torch.compile.
+    goals: [Option<f64>; 2],
+}
+
+/// The configurations, the paper's own last: it needs the most memory.
+fn cases() -> Vec<Case> {
+    let gpt2 = |dim, layers, width, heads| {
+        let config = Gpt2Config { inputs: dim, layers, ..Gpt2Config::default() };
+        Model::Transformer(config.with_width(width, heads))
+    };
+    let case = |name, model, [dim, context, batch]: [usize; 3], share, eager, compiled| Case {
+        name,
+        model,
+        dim,
+        context,
+        batch,
+        share,
+        goals: [eager, compiled],
+    };
+    let recurrent = Model::Recurrent(LstmConfig { inputs: 5, outputs: 1, layers: 3, width: 64 });
+    let attention = Gpt2Config {
+        inputs: 40,
+        layers: 7,
+        width: 40,
+        heads: 4,
+        key: 20,
+        mlp: 0,
+        positions: Positions::None,
+        layer_norm: false,
+        biases: false,
+        read: false,
+        ..Gpt2Config::default()
+    };
+    vec![
+        case("S", gpt2(5, 8, 64, 4), [5, 10, 64], Some(0.45), Some(3.3), Some(2.0)),
+        case("M", gpt2(10, 8, 64, 4), [10, 20, 64], Some(0.50), Some(2.5), Some(1.6)),
+        case("L", gpt2(20, 12, 64, 4), [20, 40, 64], Some(0.55), Some(2.3), Some(1.6)),
+        case("LSTM", recurrent, [5, 10, 64], None, Some(3.0), None),
+        case("attention", Model::Transformer(attention), [40, 24, 256], None, Some(4.0), Some(2.0)),
+        case("P", gpt2(20, 12, 256, 8), [20, 40, 64], Some(0.70), Some(1.2), Some(1.1)),
+    ]
+}
+
+impl Case {
+    fn tokens(&self) -> usize {
+        2 * (self.context + 1)
+    }
+
+    /// Floating-point operations of a step: forward, and twice as many backward. Of causal attention the half that is
+    /// not masked.
+    fn operations(&self) -> f64 {
+        let tokens = (self.batch * self.tokens()) as f64;
+        let multiply_adds = match &self.model {
+            Model::Transformer(c) => {
+                let inner = c.heads * c.key;
+                let matrices = c.layers * (4 * c.width * inner + 2 * c.width * c.mlp);
+                let ends = if c.read { c.width * c.inputs } else { 0 };
+                (matrices + ends) as f64 + (c.layers * inner * (self.tokens() + 1)) as f64
+            }
+            Model::Recurrent(c) => (8 * c.layers * c.width * c.width + c.width * c.inputs) as f64,
+        };
+        6.0 * tokens * multiply_adds
+    }
+
+    fn task(&self) -> Outcome<LinearRegression> {
+        Ok(LinearRegression::new(Covariance::identity(self.dim)?, self.context, WeightPrior::Isotropic)?)
+    }
+
+    fn training(&self) -> Outcome<Box<dyn Training>> {
+        Ok(match &self.model {
+            Model::Transformer(config) => Box::new(Running::new(Gpt2::init(config.clone(), Init::FanIn, 0)?)?),
+            Model::Recurrent(config) => Box::new(Running::new(Lstm::init(config.clone(), 0)?)?),
+        })
+    }
+
+    /// The model as the peer is told it.
+    fn described(&self) -> Value {
+        match &self.model {
+            Model::Transformer(c) => json!({
+                "kind": "transformer", "inputs": c.inputs, "outputs": c.outputs, "layers": c.layers, "width": c.width,
+                "heads": c.heads, "key": c.key, "mlp": c.mlp, "norm": c.layer_norm, "bias": c.biases, "read": c.read,
+                "positions": if let Positions::Learned(count) = c.positions { count } else { 0 },
+            }),
+            Model::Recurrent(c) => json!({
+                "kind": "lstm", "inputs": c.inputs, "outputs": c.outputs, "layers": c.layers, "width": c.width,
+            }),
+        }
+    }
+}
+
+/// A model in training.
+trait Training {
+    /// One step on these sequences; the loss before it.
+    fn step(&mut self, sequences: &Sequences) -> Outcome<f64>;
+    /// All parameters.
+    fn values(&self) -> Vec<f32>;
+}
+
+struct Running<C> {
+    model: SequenceModel<C>,
+    adam: Adam,
+}
+
+impl<C: Architecture> Running<C> {
+    fn new(model: SequenceModel<C>) -> Outcome<Self> {
+        let config = AdamConfig { rate: 1e-3, clip: Clip::Global(1.0), ..AdamConfig::default() };
+        Ok(Running { model, adam: Adam::new(config)? })
+    }
+}
+
+impl<C: Architecture> Training for Running<C>
+where
+    SequenceModel<C>: Parameters,
+{
+    fn step(&mut self, sequences: &Sequences) -> Outcome<f64> {
+        let (loss, gradients) = self.model.loss_and_gradient(sequences)?;
+        self.adam.update(&mut self.model, &gradients).map_err(|error| Trouble::new(format!("Adam: {error}")))?;
+        Ok(loss)
+    }
+
+    fn values(&self) -> Vec<f32> {
+        self.model.values()
+    }
+}
+
+/// Measures, alternating between us and the peers.
+pub fn run(house: &House, options: &Options) -> Outcome<u8> {
+    let chosen: Vec<Case> = cases().into_iter().filter(|c| wanted(options, c.name)).collect();
+    if let Some(unknown) = options.only.iter().find(|name| !cases().iter().any(|c| c.name == name.as_str())) {
+        return Err(Trouble::usage(format!("no configuration is called '{unknown}'"))
+            .mend("choose among S, M, L, LSTM, attention, P"));
+    }
+    let start = || Peer::start(&peers::ensure(house)?.program, include_str!("../../../benches/peers/train.py"));
+    // Two processes, so that each keeps its model between the alternating runs.
+    let mut eager = if options.peers { Some(start()?) } else { None };
+    let mut compiled = if options.peers && !options.eager_only { Some(start()?) } else { None };
+    let machine = Machine::measure();
+    let (mut rows, mut notes) = (Vec::new(), Vec::new());
+    notes.push(format!(
+        "\nThe machine's arithmetic: {:.0} GFLOP/s in f32, measured with {} threads.",
+        machine.flops / 1e9,
+        machine.threads
+    ));
+    for case in &chosen {
+        let step = Step::start(&format!("Training steps of {}", case.name));
+        let agreement = eager.as_mut().map(|peer| agreement(case, peer)).transpose()?;
+        let [ours, eager_ms, compiled_ms] = measure(case, options.runs, [eager.as_mut(), compiled.as_mut()])?;
+        let row = |name: String, peer_ms, goal| Row { name, ours_ms: ours, peer_ms, goal, goal_ms: None };
+        rows.push(row(case.name.into(), eager_ms.is_finite().then_some(eager_ms), case.goals[0]));
+        if compiled_ms.is_finite() {
+            rows.push(row(format!("{}, torch.compile", case.name), Some(compiled_ms), case.goals[1]));
+        }
+        let share = case.operations() / machine.flops / (1e-3 * ours);
+        let verdict = case.share.map_or(String::new(), |least| {
+            let word = if share >= least { "reached" } else { "MISSED" };
+            format!(" (goal {:.0} %: {word})", 100.0 * least)
+        });
+        let words = agreement.map_or(String::new(), |a| format!("; losses as PyTorch's to {a:.0e}"));
+        let flop = case.operations() / 1e9;
+        notes.push(format!(
+            "  {:9}  {flop:6.2} GFLOP a step: {:.0} % of the arithmetic peak{verdict}{words}",
+            case.name,
+            100.0 * share
+        ));
+        step.done();
+    }
+    if let Some(memory) = peak_mb().filter(|_| wanted(options, "P")) {
+        let verdict = if memory < MEMORY_GOAL { "reached" } else { "MISSED" };
+        notes.push(format!("Peak memory of this process: {memory:.0} MB (goal < {MEMORY_GOAL:.0} MB: {verdict})."));
+    }
+    if wanted(options, "S") {
+        notes.extend(growth(options.runs)?);
+    }
+    show(&rows, "PyTorch", options.json);
+    for note in notes {
+        if options.json { eprintln!("{note}") } else { println!("{note}") }
+    }
+    Ok(0)
+}
+
+fn wanted(options: &Options, name: &str) -> bool {
+    options.only.is_empty() || options.only.iter().any(|only| only == name)
+}
+
+/// Milliseconds of a step: ours, eager PyTorch's, torch.compile's; NaN for a peer that is not there.
+fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2]) -> Outcome<[f64; 3]> {
+    let task = case.task()?;
+    let mut training = case.training()?;
+    let mut seed = 0;
+    let mut step = |training: &mut dyn Training| {
+        seed += 1;
+        training.step(&task.sample(case.batch, seed)?.interleaved()?).map(drop)
+    };
+    step(&mut *training)?;
+    let [mut eager, mut compiled] = peers;
+    for (peer, compile) in [(&mut eager, false), (&mut compiled, true)] {
+        if let Some(peer) = peer {
+            let order = json!({ "model": case.described(), "d": case.dim, "n": case.context, "batch": case.batch,
+                "compile": compile });
+            peer.ask(&json!({ "open": order }))?;
+        }
+    }
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..runs {
+        let (start, mut count) = (Instant::now(), 0u32);
+        while count == 0 || start.elapsed() < RUN {
+            step(&mut *training)?;
+            count += 1;
+        }
+        times[0].push(1e3 * start.elapsed().as_secs_f64() / f64::from(count));
+        for (side, peer) in [(1, &mut eager), (2, &mut compiled)] {
+            if let Some(peer) = peer {
+                times[side].push(peer.milliseconds(&json!({ "steps": { "seconds": RUN.as_secs_f64() } }))?);
+            }
+        }
+    }
+    Ok(times.map(|t| median(&t)))
+}
+
+/// Steps over which the two sides' losses are compared.
+const CHECK_STEPS: usize = 3;
+
+/// The greatest relative difference of the two sides' losses over some steps from the same weights on the same prompts.
+///
+/// # Errors
+/// If they differ by more than rounding explains.
+fn agreement(case: &Case, peer: &mut Peer) -> Outcome<f64> {
+    const TOLERANCE: f64 = 1e-3;
+    let sequences = case.task()?.sample(4, 1)?.interleaved()?;
+    let mut training = case.training()?;
+    let order = json!({ "losses": {
+        "model": case.described(), "values": training.values(), "tokens": sequences.tokens(),
+        "targets": sequences.targets(), "batch": sequences.batch(), "steps": CHECK_STEPS,
+    } });
+    let answer = peer.ask(&order)?;
+    let theirs: Vec<f64> = answer["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+    let ours: Vec<f64> = (0..CHECK_STEPS).map(|_| training.step(&sequences)).collect::<Outcome<_>>()?;
+    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max);
+    if theirs.len() == CHECK_STEPS && worst <= TOLERANCE {
+        return Ok(worst);
+    }
+    Err(Trouble::new(format!("the peer does not compute the same step: losses {theirs:?}, ours {ours:?}")))
+}
+
+/// How a step's time grows with batch, layers and tokens: fitted exponents, beside those of the operations.
+fn growth(runs: u32) -> Outcome<Vec<String>> {
+    let base = cases().swap_remove(0);
+    let scaled = |what: usize, factor: usize| -> Case {
+        let mut case = base.clone();
+        match (what, &mut case.model) {
+            (0, _) => case.batch *= factor,
+            (1, Model::Transformer(config)) => config.layers *= factor,
+            _ => case.context = factor * (base.context + 1) - 1,
+        }
+        case
+    };
+    let mut notes = vec!["Growth of S by factors of 1, 2 and 4, as fitted exponents of the factor:".to_owned()];
+    for (what, name) in ["batch", "layers", "tokens"].iter().enumerate() {
+        let cases = [1, 2, 4].map(|factor| scaled(what, factor));
+        let mut times = Vec::new();
+        for case in &cases {
+            times.push(measure(case, runs, [None, None])?[0]);
+        }
+        let operations: Vec<f64> = cases.iter().map(Case::operations).collect();
+        notes.push(format!(
+            "  {name:7} time {:.2}, operations {:.2} ({:.1}, {:.1}, {:.1} ms)",
+            exponent(&times),
+            exponent(&operations),
+            times[0],
+            times[1],
+            times[2]
+        ));
+    }
+    Ok(notes)
+}
+
+/// The slope of log2 of three values at factors 1, 2 and 4.
+fn exponent(values: &[f64]) -> f64 {
+    0.5 * (values[2] / values[0]).log2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cases, exponent};
+
+    #[test]
+    fn operations_are_those_that_can_be_counted_by_hand() {
+        let s = &cases()[0];
+        // 12 width² a layer and token, and the unmasked half of two products of tokens x tokens x width.
+        let by_hand = 6.0 * 64.0 * 22.0 * (8.0 * (12.0 * 64.0 * 64.0 + 64.0 * 23.0) + 5.0 * 64.0);
+        assert_eq!(s.operations(), by_hand);
+        assert!((exponent(&[3.0, 6.0, 12.0]) - 1.0).abs() < 1e-12);
+    }
+}
