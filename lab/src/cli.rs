@@ -36,6 +36,8 @@ enum Task {
     Train(commands::train::Options),
     /// Write one figure in other formats
     Export(commands::export::Options),
+    /// Make a safetensors file, which `Gpt2::load` reads, of a PyTorch one
+    Convert(commands::convert::Options),
     /// Run notebooks from top to bottom and keep their outputs
     Execute(commands::execute::Options),
     /// Measure speed
@@ -76,6 +78,7 @@ pub fn run(arguments: Arguments) -> Outcome<u8> {
         Some(Task::Reproduce(options)) => commands::reproduce::run(&house, &options),
         Some(Task::Train(options)) => commands::train::run(&house, &options),
         Some(Task::Export(options)) => commands::export::run(&house, &options),
+        Some(Task::Convert(options)) => commands::convert::run(&options),
         Some(Task::Execute(options)) => commands::execute::run(&house, &options),
         Some(Task::Bench(options)) => bench::run(&house, &options.bench),
         Some(Task::Environment) => jupyter::print_environment(&house),

@@ -10,6 +10,7 @@ mod house;
 mod jupyter;
 mod kernel;
 mod setup;
+mod torch_file;
 mod trouble;
 
 use std::process::ExitCode;

@@ -5,6 +5,7 @@ pub mod general_linear_transformer;
 pub mod gpt2;
 pub mod linear_transformer;
 pub mod lstm;
+pub mod pretrained;
 pub mod sequence_model;
 pub mod sequence_transformer;
 

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::gemm::{Left, Right, Start, add_column_sums, gemm, pack, packed_len};
+use super::gemm::{Left, Right, Start, add_column_sums, gemm, pack, pack_transposed, packed_len};
 use super::simd::WIDTH;
 
 /// Places of an affine layer's tensors in the parameters; empty if there is none.
@@ -101,13 +101,35 @@ impl Affine {
         }
     }
 
+    /// γ ∘ W, row-major, `[rows, columns]`.
+    fn folded(&self, params: &[f32]) -> Vec<f32> {
+        let mut w = vec![0.0; self.rows * self.columns];
+        if self.at.weight.is_empty() {
+            (0..self.rows.min(self.columns)).for_each(|p| w[p * self.columns + p] = 1.0);
+        } else if self.transposed {
+            for j in 0..self.columns {
+                let Some(column) = self.column(j) else { continue };
+                let from = &params[self.at.weight.start + column * self.rows..][..self.rows];
+                from.iter().enumerate().for_each(|(p, v)| w[p * self.columns + j] = *v);
+            }
+        } else {
+            w.copy_from_slice(&params[self.at.weight.clone()]);
+        }
+        if !self.norm.weight.is_empty() {
+            for (row, gamma) in w.chunks_exact_mut(self.columns).zip(&params[self.norm.weight.clone()]) {
+                row.iter_mut().for_each(|w| *w *= gamma);
+            }
+        }
+        w
+    }
+
+    /// Lays the weights out in this layer's part of the prepared ones.
     pub fn prepare(&self, params: &[f32], out: &mut [f32]) {
-        let base = self.forward.start;
         let (forward, rest) = out.split_at_mut(self.forward.len());
         let (backward, bias) = rest.split_at_mut(self.backward.len());
-        debug_assert_eq!((self.backward.start, self.bias.end), (base + forward.len(), base + self.prepared_len()));
-        pack(self.rows, self.columns, |p, j| self.norm(params, p).0 * self.entry(params, p, j), forward);
-        pack(self.columns, self.rows, |j, p| self.norm(params, p).0 * self.entry(params, p, j), backward);
+        let w = self.folded(params);
+        pack(self.rows, self.columns, &w, forward);
+        pack_transposed(self.columns, self.rows, &w, backward);
         bias.fill(0.0);
         if !self.at.bias.is_empty() {
             for (j, bias) in bias.iter_mut().enumerate().take(self.columns) {
@@ -116,7 +138,7 @@ impl Affine {
         }
         if !self.norm.weight.is_empty() {
             for p in 0..self.rows {
-                let beta = self.norm(params, p).1;
+                let beta = params[self.norm.bias.start + p];
                 for (j, bias) in bias[..self.columns].iter_mut().enumerate() {
                     *bias += beta * self.entry(params, p, j);
                 }
@@ -148,7 +170,6 @@ impl Affine {
 
     /// The gradient in the tensors, from the one in the folded weights (this layer's part of `g`).
     pub fn unfold(&self, params: &[f32], g: &[f32], out: &mut [f32]) {
-        let columns = stride(self.columns);
         let bias = &g[self.gradient_bias.clone()][..self.columns];
         if !self.at.bias.is_empty() {
             for (j, g) in bias.iter().enumerate() {
@@ -157,24 +178,31 @@ impl Affine {
                 }
             }
         }
-        for (p, row) in g[self.gradient.clone()].chunks_exact(columns).enumerate() {
+        for (p, row) in g[self.gradient.clone()].chunks_exact(stride(self.columns)).enumerate() {
+            let row = &row[..self.columns];
             let (gamma, beta) = self.norm(params, p);
-            let (mut d_gamma, mut d_beta) = (0.0, 0.0);
-            for (j, (g, b)) in row.iter().zip(bias).enumerate() {
-                if !self.norm.weight.is_empty() {
-                    let entry = self.entry(params, p, j);
-                    d_gamma += g * entry;
-                    d_beta += b * entry;
-                }
-                if !self.at.weight.is_empty()
-                    && let Some(j) = self.column(j)
-                {
-                    out[self.at(p, j)] = gamma * g + beta * b;
-                }
-            }
             if !self.norm.weight.is_empty() {
+                let entries = (0..self.columns).map(|j| self.entry(params, p, j));
+                let (mut d_gamma, mut d_beta) = (0.0, 0.0);
+                for ((g, b), w) in row.iter().zip(bias).zip(entries) {
+                    d_gamma += g * w;
+                    d_beta += b * w;
+                }
                 out[self.norm.weight.start + p] = d_gamma;
                 out[self.norm.bias.start + p] = d_beta;
+            }
+            if self.at.weight.is_empty() {
+                continue;
+            }
+            if self.transposed {
+                for ((j, g), b) in row.iter().enumerate().zip(bias) {
+                    if let Some(j) = self.column(j) {
+                        out[self.at(p, j)] = gamma * g + beta * b;
+                    }
+                }
+            } else {
+                let to = &mut out[self.at.weight.start + p * self.columns..][..self.columns];
+                to.iter_mut().zip(row.iter().zip(bias)).for_each(|(to, (g, b))| *to = gamma * g + beta * b);
             }
         }
     }

@@ -59,8 +59,14 @@ impl Start<'_> {
     pub const ADD: Start<'static> = Start { bias: None, add: true };
 }
 
-/// Terms of the sum in a block: what a tile reads of B in a block fits the first-level cache.
-const BLOCK: usize = 128;
+/// Terms of the sum in a block: enough that reading and writing C is nothing beside them, few enough that what a panel of
+/// tiles reads of B stays close.
+const BLOCK: usize = 384;
+
+/// From a row of B to the next, when a block of it is gathered before it is used.
+const FAR: usize = 512;
+/// Tiles one below the other that pay for that.
+const GATHER: usize = 4;
 
 /// C (m rows, `stride` apart, n columns) = start + A B with k terms, for `[m, n, k]`. Columns of C up to the next multiple of
 /// [`WIDTH`] are written too; B and the bias must have them.
@@ -110,14 +116,29 @@ impl Gemm<'_> {
     #[inline(always)]
     fn panels<V: Simd, const M: usize, const N: usize>(self) {
         let Gemm { m, columns, k, a, b, start, c, stride } = self;
+        // Where rows of B are far apart and many tiles read them, a block of a panel is gathered first: tiles would wait
+        // for a page at every row.
+        let gather = N == 2 && b.step >= FAR && m >= GATHER * M;
+        let mut block = if gather { Some([[0.0; PANEL]; BLOCK]) } else { None };
         let mut from = 0;
         loop {
-            let terms = (k - from).min(BLOCK);
+            // Blocks of equal size: a short one would read and write C for little.
+            let terms = (k - from).div_ceil((k - from).div_ceil(BLOCK).max(1));
             let add = start.add || from > 0;
             let bias = if from > 0 { None } else { start.bias };
             let mut j = 0;
             while j < columns {
                 let wide = N == 2 && j + PANEL <= columns;
+                let mut right = b.data.as_ptr().wrapping_add(from * b.step + j / PANEL * b.panel + j % PANEL);
+                let mut right_step = b.step;
+                if let Some(block) = &mut block {
+                    let width = if wide { PANEL } else { WIDTH };
+                    for (p, to) in block.iter_mut().enumerate().take(terms) {
+                        let row = (from + p) * b.step + j / PANEL * b.panel + j % PANEL;
+                        to[..width].copy_from_slice(&b.data[row..][..width]);
+                    }
+                    (right, right_step) = (block.as_ptr().cast(), PANEL);
+                }
                 let mut i = 0;
                 while i < m {
                     let tile = Tile {
@@ -126,8 +147,8 @@ impl Gemm<'_> {
                         a: a.data.as_ptr().wrapping_add(i * a.row + from * a.step),
                         a_row: a.row,
                         a_step: a.step,
-                        b: b.data.as_ptr().wrapping_add(from * b.step + j / PANEL * b.panel + j % PANEL),
-                        b_step: b.step,
+                        b: right,
+                        b_step: right_step,
                         bias: match bias {
                             Some(bias) => bias[j..].as_ptr(),
                             None => std::ptr::null(),
@@ -225,16 +246,62 @@ pub fn packed_len(k: usize, n: usize) -> usize {
     k * n.next_multiple_of(PANEL)
 }
 
-/// Lays a matrix of `k` rows and `n` columns out in panels, for [`Right::packed`]; `entry(p, j)` is its entry.
-/// Columns beyond the last are zero.
+/// Lays a row-major matrix `[k, n]` out in panels, for [`Right::packed`]. Columns beyond the last are zero.
 ///
 /// # Panics
-/// If `to` is shorter than [`packed_len`].
-pub fn pack(k: usize, n: usize, entry: impl Fn(usize, usize) -> f32, to: &mut [f32]) {
+/// If a slice is shorter than the sizes say.
+pub fn pack(k: usize, n: usize, from: &[f32], to: &mut [f32]) {
     for (panel, to) in to[..packed_len(k, n)].chunks_exact_mut(k.max(1) * PANEL).enumerate() {
-        for (p, to) in to.chunks_exact_mut(PANEL).enumerate() {
-            for (j, to) in (panel * PANEL..).zip(to) {
-                *to = if j < n { entry(p, j) } else { 0.0 };
+        let columns = panel * PANEL..n.min((panel + 1) * PANEL);
+        for (row, to) in from.chunks_exact(n).zip(to.chunks_exact_mut(PANEL)) {
+            to[..columns.len()].copy_from_slice(&row[columns.clone()]);
+            to[columns.len()..].fill(0.0);
+        }
+    }
+}
+
+/// Lays the transpose of a row-major matrix `[n, k]` out in panels, for [`Right::packed`].
+///
+/// # Panics
+/// If a slice is shorter than the sizes say.
+pub fn pack_transposed(k: usize, n: usize, from: &[f32], to: &mut [f32]) {
+    assert!(from.len() >= n * k, "the matrix is too small");
+    dispatch(PackTransposed { k, n, from, to: &mut to[..packed_len(k, n)] });
+}
+
+struct PackTransposed<'a> {
+    k: usize,
+    n: usize,
+    from: &'a [f32],
+    to: &'a mut [f32],
+}
+
+impl Job for PackTransposed<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        let PackTransposed { k, n, from, to } = self;
+        for (half, column) in (0..n.next_multiple_of(PANEL)).step_by(WIDTH).enumerate() {
+            let base = half / 2 * k * PANEL + half % 2 * WIDTH;
+            for p in (0..k).step_by(WIDTH) {
+                let mut block = [V::zero(); WIDTH];
+                for (row, to) in (column..n).zip(&mut block) {
+                    let row = &from[row * k + p..];
+                    *to = match row.first_chunk() {
+                        Some(chunk) => V::load(chunk),
+                        None => {
+                            let mut end = [0.0; WIDTH];
+                            end[..row.len()].copy_from_slice(row);
+                            V::load(&end)
+                        }
+                    };
+                }
+                V::transpose(&mut block);
+                for (p, v) in (p..k).zip(block) {
+                    if let Some(to) = to[base + p * PANEL..].first_chunk_mut() {
+                        v.store(to);
+                    }
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The commands that make figures and models.
 
+pub mod convert;
 pub mod execute;
 pub mod export;
 pub mod list;
