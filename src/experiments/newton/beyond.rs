@@ -250,8 +250,8 @@ pub fn query_linearity(settings: &Settings<'_>) -> Result<Reproduction> {
             let mut x: Vec<f64> = (0..batch).flat_map(|i| prompts.x(i)).copied().collect();
             x.chunks_mut((n + 1) * d).for_each(|x| x[n * d..].iter_mut().for_each(|v| *v *= c));
             let y: Vec<f64> = (0..batch).flat_map(|i| prompts.y(i)).copied().collect();
-            let made = network.model.predict(&Prompts::from_data(batch, n, d, x, y)?.interleaved()?)?;
-            let last: Vec<f64> = made.chunks(n + 1).map(|p| f64::from(p[n])).collect();
+            let made = network.model.predict(&Prompts::from_data(batch, n, d, x, y)?)?;
+            let last: Vec<f64> = made.chunks(n + 1).map(|p| p[n]).collect();
             let labels: Vec<f64> = (0..batch).map(|i| prompts.y(i)[n]).collect();
             // The factor by which the true answer would have to be multiplied: c for a linear function.
             slopes.push(dot(&last, &labels) / dot(&labels, &labels));

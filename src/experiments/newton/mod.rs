@@ -6,6 +6,7 @@ pub mod fig1;
 pub mod fig2;
 pub mod fig26;
 pub mod fig6;
+pub mod forgetting;
 pub mod heat_maps;
 pub mod ill_conditioned;
 pub mod induced;
