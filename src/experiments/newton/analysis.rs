@@ -34,7 +34,7 @@ impl<'a> Probed<'a> {
     /// # Errors
     /// As [`Network::hidden_states`] and [`LinearProbe::fit`].
     pub fn fit(network: &'a Trained, settings: &Settings<'_>) -> Result<Self> {
-        let count = if settings.quick { 400 } else { 3000 };
+        let count = if settings.quick { 200 } else { 3000 };
         let prompts = network.protocol.sample(count, settings.seed.wrapping_add(FIT))?;
         let labels: Vec<f64> = (0..count).flat_map(|i| prompts.y(i)).copied().collect();
         let states = layer_states(&network.model, &prompts)?;
@@ -93,7 +93,7 @@ impl<'a> Probed<'a> {
 /// # Errors
 /// As [`super::recipes::Task::sample`].
 pub fn test_prompts(network: &Trained, settings: &Settings<'_>) -> Result<Prompts> {
-    network.protocol.sample(if settings.quick { 128 } else { 640 }, settings.seed.wrapping_add(TEST))
+    network.protocol.sample(if settings.quick { 64 } else { 640 }, settings.seed.wrapping_add(TEST))
 }
 
 /// Prompts of n examples followed by 10 d queries from the same law, for [`Probed::induced_weights`].
@@ -102,7 +102,7 @@ pub fn test_prompts(network: &Trained, settings: &Settings<'_>) -> Result<Prompt
 /// As [`super::recipes::Task::sample`].
 pub fn query_prompts(network: &Trained, settings: &Settings<'_>) -> Result<Prompts> {
     let protocol = &network.protocol;
-    let batch = if settings.quick { 8 } else { 32 };
+    let batch = if settings.quick { 4 } else { 32 };
     let (d, points) = (protocol.dim, protocol.context + 10 * protocol.dim);
     protocol.task.sample(d, d, points - 1, batch, settings.seed.wrapping_add(QUERIES))
 }
