@@ -1,12 +1,11 @@
 //! What a trained network computes, layer by layer: probes in closed form, predictions at every layer, the weight vectors
 //! that its predictions induce.
 
-use super::recipes::Trained;
+use super::recipes::{Network, Trained};
 use crate::Result;
 use crate::algorithms::{Predictions, Prefix};
 use crate::experiments::Settings;
 use crate::linalg::{Matrix, dot};
-use crate::models::Gpt2;
 use crate::probe::LinearProbe;
 use crate::tasks::Prompts;
 
@@ -33,9 +32,9 @@ impl<'a> Probed<'a> {
     /// the paper trains for 500,000 steps (section 4.1) is a convex least-squares problem.
     ///
     /// # Errors
-    /// As [`Gpt2::hidden_states`] and [`LinearProbe::fit`].
+    /// As [`Network::hidden_states`] and [`LinearProbe::fit`].
     pub fn fit(network: &'a Trained, settings: &Settings<'_>) -> Result<Self> {
-        let count = if settings.quick { 400 } else { 3000 };
+        let count = if settings.quick { 200 } else { 3000 };
         let prompts = network.protocol.sample(count, settings.seed.wrapping_add(FIT))?;
         let labels: Vec<f64> = (0..count).flat_map(|i| prompts.y(i)).copied().collect();
         let states = layer_states(&network.model, &prompts)?;
@@ -51,7 +50,7 @@ impl<'a> Probed<'a> {
     /// What each layer predicts at every position: one predictor a layer.
     ///
     /// # Errors
-    /// As [`Gpt2::hidden_states`].
+    /// As [`Network::hidden_states`].
     pub fn predictions(&self, prompts: &Prompts) -> Result<Predictions> {
         let states = layer_states(&self.network.model, prompts)?;
         let values = self.probes.iter().zip(&states).map(|(probe, h)| probe.predict(h)).collect();
@@ -65,7 +64,7 @@ impl<'a> Probed<'a> {
     /// ⟨w̃_t, x⟩ in least squares.
     ///
     /// # Errors
-    /// As [`Gpt2::hidden_states`]; [`crate::Error::Numerical`] for fewer queries than dimensions.
+    /// As [`Network::hidden_states`]; [`crate::Error::Numerical`] for fewer queries than dimensions.
     pub fn induced_weights(&self, prompts: &Prompts, n: usize) -> Result<Vec<Vec<f64>>> {
         let (batch, d) = (prompts.len(), prompts.dim());
         let queries = prompts.context() + 1 - n;
@@ -94,7 +93,7 @@ impl<'a> Probed<'a> {
 /// # Errors
 /// As [`super::recipes::Task::sample`].
 pub fn test_prompts(network: &Trained, settings: &Settings<'_>) -> Result<Prompts> {
-    network.protocol.sample(if settings.quick { 128 } else { 640 }, settings.seed.wrapping_add(TEST))
+    network.protocol.sample(if settings.quick { 64 } else { 640 }, settings.seed.wrapping_add(TEST))
 }
 
 /// Prompts of n examples followed by 10 d queries from the same law, for [`Probed::induced_weights`].
@@ -103,7 +102,7 @@ pub fn test_prompts(network: &Trained, settings: &Settings<'_>) -> Result<Prompt
 /// As [`super::recipes::Task::sample`].
 pub fn query_prompts(network: &Trained, settings: &Settings<'_>) -> Result<Prompts> {
     let protocol = &network.protocol;
-    let batch = if settings.quick { 8 } else { 32 };
+    let batch = if settings.quick { 4 } else { 32 };
     let (d, points) = (protocol.dim, protocol.context + 10 * protocol.dim);
     protocol.task.sample(d, d, points - 1, batch, settings.seed.wrapping_add(QUERIES))
 }
@@ -139,15 +138,15 @@ fn with_queries(prompts: &Prompts, t: usize, n: usize) -> Result<Prompts> {
 /// The residual stream after each block at the tokens where predictions are read, `[batch, n + 1, width]` a layer.
 ///
 /// # Errors
-/// As [`Gpt2::hidden_states`].
-pub fn layer_states(model: &Gpt2, prompts: &Prompts) -> Result<Vec<Vec<f32>>> {
+/// As [`Network::hidden_states`].
+pub fn layer_states(model: &Network, prompts: &Prompts) -> Result<Vec<Vec<f32>>> {
     layer_states_at(model, prompts, &(0..=prompts.context()).collect::<Vec<_>>())
 }
 
 /// The same at these positions alone, `[batch, positions, width]` a layer.
-fn layer_states_at(model: &Gpt2, prompts: &Prompts, positions: &[usize]) -> Result<Vec<Vec<f32>>> {
-    let (batch, d, n, width) = (prompts.len(), prompts.dim(), prompts.context(), model.config().width);
-    let mut layers = vec![Vec::new(); model.config().layers];
+fn layer_states_at(model: &Network, prompts: &Prompts, positions: &[usize]) -> Result<Vec<Vec<f32>>> {
+    let (batch, d, n, width) = (prompts.len(), prompts.dim(), prompts.context(), model.width());
+    let mut layers = vec![Vec::new(); model.layers()];
     for first in (0..batch).step_by(CHUNK) {
         let part = first..(first + CHUNK).min(batch);
         let x = part.clone().flat_map(|i| prompts.x(i)).copied().collect();

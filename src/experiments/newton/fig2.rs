@@ -100,7 +100,7 @@ fn panels(settings: &Settings<'_>) -> Result<(Panel, Panel)> {
 
 /// The claims at the paper's size, by the expectation over w⋆ and the query.
 fn paper_claims(claims: Claims, settings: &Settings<'_>) -> Result<Claims> {
-    let batches = if settings.quick { 12 } else { 60 };
+    let batches = if settings.quick { 1 } else { 60 };
     let mean = |errors: &[Vec<f64>], k: usize| errors.iter().map(|e| e[k]).sum::<f64>() / errors.len() as f64;
     let means = |errors: &[Vec<f64>]| (0..errors[0].len()).map(|k| mean(errors, k)).collect::<Vec<f64>>();
     let steps = [3, 8, 12, 15];

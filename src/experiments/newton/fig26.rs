@@ -5,8 +5,8 @@ use serde_json::json;
 use super::matching::{by_fifty, means_map, powers_of_two};
 use super::paper_scale;
 use crate::Result;
-use crate::algorithms::{Bfgs, ConjugateGradient, Run};
-use crate::compare::{LinearFit, Similarity};
+use crate::algorithms::{Bfgs, ConjugateGradient, Run, predictions};
+use crate::compare::{LinearFit, Measure, Similarity};
 use crate::experiments::{Reproduction, Settings};
 use crate::figure::{Axis, Claims, Figure, Line, Panel};
 
@@ -26,18 +26,21 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let (steps, linear, log): (Vec<usize>, _, _) = ((1..=23).collect(), by_fifty(), powers_of_two());
     let quasi: Vec<usize> = (1..=25).collect();
     let conjugate: Vec<usize> = (1..=22).collect();
-    let newton_run = Run { algorithm: &newton, at: &steps };
-    let against = |other: Run<'_>| paper_scale::similarity(other, newton_run, &prompts);
-    let by_step = against(Run { algorithm: &descent, at: &linear })?;
-    let by_power = against(Run { algorithm: &descent, at: &log })?;
-    let itself = against(newton_run)?;
-    let by_bfgs = against(Run { algorithm: &Bfgs, at: &quasi })?;
-    let by_cg = against(Run { algorithm: &ConjugateGradient, at: &conjugate })?;
-    let power_of_cg = paper_scale::similarity(
+    // All at once: what the prefixes share is computed once.
+    let runs = [
+        Run { algorithm: &newton, at: &steps },
+        Run { algorithm: &descent, at: &linear },
         Run { algorithm: &descent, at: &log },
+        Run { algorithm: &Bfgs, at: &quasi },
         Run { algorithm: &ConjugateGradient, at: &conjugate },
-        &prompts,
-    )?;
+    ];
+    let made = predictions(&runs, &prompts)?;
+    let residuals = made.iter().map(|m| m.residuals(&prompts)).collect::<Result<Vec<_>>>()?;
+    let similarity = |rows: usize, columns: usize| {
+        Similarity::of_errors(Measure::Cosine, &residuals[rows], &residuals[columns], 0..prompts.context() + 1)
+    };
+    let (by_step, by_power, itself) = (similarity(1, 0)?, similarity(2, 0)?, similarity(0, 0)?);
+    let (by_bfgs, by_cg, power_of_cg) = (similarity(3, 0)?, similarity(4, 0)?, similarity(2, 4)?);
 
     let panel = |title: &str, s: &Similarity, rows: &[usize], name: &str| {
         means_map(title, &s.means(), rows, name, &steps, "Newton steps")

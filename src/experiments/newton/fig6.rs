@@ -22,13 +22,13 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     for network in &networks {
         let prompts = test_prompts(network, settings)?;
         let (d, n) = (prompts.dim(), prompts.context());
-        let made = network.model.predict(&prompts.interleaved()?)?.iter().map(|v| f64::from(*v)).collect();
+        let made = network.model.predict(&prompts)?;
         let mse = Predictions::new(prompts.len(), n + 1, vec![made])?.mse(0, &prompts)?;
         let errors: Vec<f64> = mse.iter().map(|e| e / d as f64).collect();
         solved = paper_scale::errors(&LeastSquares::default(), &[0], &prompts)?.remove(0);
         let beyond = |curve: &[f64]| curve[d + 1..].iter().sum::<f64>() / (n - d) as f64;
         excess.push(beyond(&errors) - beyond(&solved));
-        panel = panel.line(Line::new(format!("width {}", network.model.config().width), 0..=n, errors).markers());
+        panel = panel.line(Line::new(format!("width {}", network.model.width()), 0..=n, errors).markers());
     }
     let positions = 0..solved.len();
     panel = panel.line(Line::new("least squares", positions, &solved).color(MODEL).dashed());

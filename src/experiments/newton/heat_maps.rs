@@ -243,7 +243,8 @@ pub fn fig8(settings: &Settings<'_>) -> Result<Reproduction> {
     let figure = Figure::new("newton.fig8", "Layers against Newton and gradient descent, by the number of examples")
         .caption(format!(
             "The heat maps of Figure 3 with their numbers, gradient descent on the paper's linear axis. The slider shows the \
-             cosine at one number of examples t alone, between the errors of all {} prompts there.",
+             cosine at one number of examples t alone, between the errors of all {} prompts there. From t = d on both errors are \
+             small and have little to do with one another: the similarity of late layers is made at t < d.",
             shown.prompts.len()
         ))
         .columns(2)

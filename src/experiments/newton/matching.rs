@@ -172,7 +172,7 @@ pub fn map(title: impl Into<String>, similarity: &Similarity, steps: &[usize], s
     means_map(title, &similarity.means(), steps, step_name, &(1..=similarity.columns).collect::<Vec<_>>(), "layer")
 }
 
-/// [`map`] of given means, `[rows, columns]`.
+/// [`map`] of given means, `[rows, columns]`. All maps have the same colours, pale at 0.5 and below.
 pub fn means_map(
     title: impl Into<String>,
     means: &[f64],
@@ -181,11 +181,10 @@ pub fn means_map(
     columns: &[usize],
     column_name: &str,
 ) -> Panel {
-    let low = means.iter().copied().fold(f64::INFINITY, f64::min).clamp(0.0, 0.9);
     Panel::new(title)
         .x(Axis::category(column_name))
         .y(Axis::category(row_name))
-        .heatmap(Heatmap::new(rows.len(), columns.len(), means).labels(rows, columns).range(low, 1.0).annotate(2))
+        .heatmap(Heatmap::new(rows.len(), columns.len(), means).labels(rows, columns).range(0.5, 1.0).annotate(2))
 }
 
 /// The trend of best-matching steps over the layers of one network.

@@ -21,7 +21,7 @@ pub const SKEW_RATE: f64 = 0.002;
 
 /// How many prompts, fewer in quick mode.
 pub fn count(full: usize, settings: &Settings<'_>) -> usize {
-    if settings.quick { full / 4 } else { full }
+    if settings.quick { (full / 16).max(8) } else { full }
 }
 
 /// Isotropic prompts with noise of this standard deviation.

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dfdx::prelude::{Cpu, Gradients};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::experiments::{Recipe, Settings, TrainOptions};
-use crate::models::{Gpt2, Gpt2Config, Init, Positions};
-use crate::tasks::{Covariance, HiddenUnit, IllConditioned, LinearRegression, Prompts, TwoLayerNetwork, WeightPrior};
-use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
+use crate::models::{Gpt2, Gpt2Config, Init, Lstm, LstmConfig, Parameter, Parameters, Positions};
+use crate::tasks::{
+    Covariance, HiddenUnit, IllConditioned, LinearRegression, Prompts, Sequences, TwoLayerNetwork, WeightPrior,
+};
+use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, Curriculum, History, Problem, Ramp, Schedule, Trainer};
 use crate::{Error, Result};
 
 /// What prompts are drawn from.
@@ -74,13 +77,110 @@ impl Task {
     }
 }
 
-/// The curriculum of Garg et al.: coordinates and examples that are active grow together.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Curriculum {
-    /// Coordinates at the start.
-    pub first: usize,
-    /// Steps between two more coordinates.
-    pub every: u64,
+/// The architecture of a network.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Architecture {
+    /// A transformer of GPT-2's kind, from fan-in initial weights.
+    Gpt2(Gpt2Config),
+    /// A stack of LSTM layers.
+    Lstm(LstmConfig),
+}
+
+/// A network of either architecture.
+#[derive(Clone, Debug)]
+pub enum Network {
+    /// A transformer.
+    Gpt2(Gpt2),
+    /// An LSTM.
+    Lstm(Lstm),
+}
+
+impl Network {
+    /// With initial weights from `seed`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an architecture that cannot be.
+    pub fn init(architecture: &Architecture, seed: u64) -> Result<Self> {
+        match architecture {
+            Architecture::Gpt2(config) => Ok(Network::Gpt2(Gpt2::init(config.clone(), Init::FanIn, seed)?)),
+            Architecture::Lstm(config) => Ok(Network::Lstm(Lstm::init(config.clone(), seed)?)),
+        }
+    }
+
+    /// With these parameters.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if their number is another.
+    pub fn from_values(architecture: &Architecture, values: Vec<f32>) -> Result<Self> {
+        match architecture {
+            Architecture::Gpt2(config) => Ok(Network::Gpt2(Gpt2::from_values(config.clone(), values)?)),
+            Architecture::Lstm(config) => Ok(Network::Lstm(Lstm::from_values(config.clone(), values)?)),
+        }
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        match self {
+            Network::Gpt2(model) => model.config().layers,
+            Network::Lstm(model) => model.config().layers,
+        }
+    }
+
+    /// Width of the hidden states.
+    pub fn width(&self) -> usize {
+        match self {
+            Network::Gpt2(model) => model.config().width,
+            Network::Lstm(model) => model.config().width,
+        }
+    }
+
+    /// The embedded tokens, then the hidden states after each layer.
+    ///
+    /// # Errors
+    /// As [`Gpt2::hidden_states`].
+    pub fn hidden_states(&self, sequences: &Sequences) -> Result<Vec<Vec<f32>>> {
+        match self {
+            Network::Gpt2(model) => model.hidden_states(sequences),
+            Network::Lstm(model) => model.hidden_states(sequences),
+        }
+    }
+
+    /// The predictions, `[batch, n + 1]`.
+    ///
+    /// # Errors
+    /// As [`Gpt2::predict`].
+    pub fn predict(&self, prompts: &Prompts) -> Result<Vec<f64>> {
+        let sequences = prompts.interleaved()?;
+        let made = match self {
+            Network::Gpt2(model) => model.predict(&sequences)?,
+            Network::Lstm(model) => model.predict(&sequences)?,
+        };
+        Ok(made.into_iter().map(f64::from).collect())
+    }
+
+    fn loss_and_gradient(&self, sequences: &Sequences) -> Result<(f64, Gradients<f32, Cpu>)> {
+        match self {
+            Network::Gpt2(model) => model.loss_and_gradient(sequences),
+            Network::Lstm(model) => model.loss_and_gradient(sequences),
+        }
+    }
+
+    fn loss(&self, sequences: &Sequences) -> Result<f64> {
+        match self {
+            Network::Gpt2(model) => model.loss(sequences),
+            Network::Lstm(model) => model.loss(sequences),
+        }
+    }
+}
+
+impl Parameters for Network {
+    fn visit(&mut self, visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()> {
+        match self {
+            Network::Gpt2(model) => model.visit(visitor),
+            Network::Lstm(model) => model.visit(visitor),
+        }
+    }
 }
 
 /// How one network is trained.
@@ -93,7 +193,7 @@ pub struct Protocol {
     /// Examples n of a prompt; a prediction is made at each and at one more covariate.
     pub context: usize,
     /// The architecture.
-    pub model: Gpt2Config,
+    pub model: Architecture,
     /// Prompts a step.
     pub batch: usize,
     /// Steps in all.
@@ -102,7 +202,7 @@ pub struct Protocol {
     pub adam: AdamConfig,
     /// The schedule of its rate.
     pub schedule: Schedule,
-    /// How the task grows during training.
+    /// How the task grows during training: coordinates and examples together (Garg et al.).
     pub curriculum: Curriculum,
 }
 
@@ -118,19 +218,10 @@ impl Protocol {
         self.task.sample(self.dim, self.dim, self.context, batch, seed)
     }
 
-    /// Active coordinates and examples at `step`: d and n grow together.
-    fn active(&self, step: u64) -> (usize, usize) {
-        let Curriculum { first, every } = self.curriculum;
-        let grown = first + usize::try_from(step / every.max(1)).unwrap_or(usize::MAX).min(self.dim);
-        let dims = grown.min(self.dim);
-        (dims, (self.context * dims).div_ceil(self.dim))
-    }
-
     fn describe(&self, seed: u64) -> serde_json::Value {
         json!({
-            "task": format!("{:?}", self.task), "d": self.dim, "n": self.context, "model": self.model, "init": Init::FanIn, "seed": seed,
-            "batch": self.batch, "steps": self.steps, "adam": self.adam, "schedule": self.schedule,
-            "curriculum": { "first": self.curriculum.first, "every": self.curriculum.every },
+            "task": format!("{:?}", self.task), "d": self.dim, "n": self.context, "model": self.model, "seed": seed,
+            "batch": self.batch, "steps": self.steps, "adam": self.adam, "schedule": self.schedule, "curriculum": self.curriculum,
         })
     }
 }
@@ -146,9 +237,18 @@ pub struct Run {
     pub seed: u64,
 }
 
-fn config(dim: usize, context: usize, layers: usize, width: usize, heads: usize) -> Gpt2Config {
+fn transformer(dim: usize, context: usize, layers: usize, width: usize, heads: usize) -> Architecture {
     let positions = Positions::Learned(2 * (context + 1));
-    Gpt2Config { inputs: dim, layers, positions, ..Gpt2Config::default() }.with_width(width, heads)
+    Architecture::Gpt2(Gpt2Config { inputs: dim, layers, positions, ..Gpt2Config::default() }.with_width(width, heads))
+}
+
+/// Coordinates from `first` to d, one more after `every` steps, and examples in proportion.
+fn growing(dim: usize, context: usize, first: usize, every: u64) -> Curriculum {
+    let ratio = context / dim;
+    Curriculum {
+        dims: Ramp { start: first, end: dim, increment: 1, every },
+        points: Ramp { start: ratio * first + 1, end: context + 1, increment: ratio, every },
+    }
 }
 
 /// The S setting: d = 5, n = 10, 8 layers of width 32 with 4 heads.
@@ -158,18 +258,18 @@ pub fn small() -> Protocol {
         task: Task::Linear { noise: 0.0 },
         dim,
         context,
-        model: config(dim, context, 8, 32, 4),
+        model: transformer(dim, context, 8, 32, 4),
         batch: 64,
         steps: 12_000,
         adam: AdamConfig { rate: 2e-3, clip: Clip::Global(1.0), ..AdamConfig::default() },
         schedule: Schedule::Cosine { warmup: 500 },
-        curriculum: Curriculum { first: 1, every: 600 },
+        curriculum: growing(dim, context, 1, 600),
     }
 }
 
 /// S with another architecture.
 fn small_with(layers: usize, width: usize, heads: usize) -> Protocol {
-    Protocol { model: config(5, 10, layers, width, heads), ..small() }
+    Protocol { model: transformer(5, 10, layers, width, heads), ..small() }
 }
 
 /// S on another task.
@@ -180,7 +280,24 @@ fn small_on(task: Task) -> Protocol {
 /// Two-layer networks: d = 5, h = 20, n = 40.
 fn two_layer(unit: HiddenUnit) -> Protocol {
     let (dim, context) = (5, 40);
-    Protocol { task: Task::Network { unit, hidden: 20 }, context, model: config(dim, context, 8, 32, 4), ..small() }
+    Protocol {
+        task: Task::Network { unit, hidden: 20 },
+        context,
+        model: transformer(dim, context, 8, 32, 4),
+        steps: 6000,
+        curriculum: growing(dim, context, 1, 600),
+        ..small()
+    }
+}
+
+/// The LSTM at S: 3 layers of width 64, without a curriculum, as the authors trained theirs.
+fn lstm() -> Protocol {
+    let s = small();
+    Protocol {
+        model: Architecture::Lstm(LstmConfig { inputs: s.dim, layers: 3, width: 64, ..LstmConfig::default() }),
+        curriculum: Curriculum::none(s.dim, s.context + 1),
+        ..s
+    }
 }
 
 /// The M setting: d = 10, n = 20, 8 layers of width 64 with 4 heads.
@@ -189,10 +306,10 @@ pub fn medium() -> Protocol {
     Protocol {
         dim,
         context,
-        model: config(dim, context, 8, 64, 4),
+        model: transformer(dim, context, 8, 64, 4),
         steps: 20_000,
         adam: AdamConfig { rate: 1e-3, ..small().adam },
-        curriculum: Curriculum { first: 3, every: 800 },
+        curriculum: growing(dim, context, 3, 800),
         ..small()
     }
 }
@@ -203,10 +320,10 @@ pub fn large() -> Protocol {
     Protocol {
         dim,
         context,
-        model: config(dim, context, 12, 64, 4),
+        model: transformer(dim, context, 12, 64, 4),
         steps: 50_000,
         adam: AdamConfig { rate: 1e-3, ..small().adam },
-        curriculum: Curriculum { first: 5, every: 1000 },
+        curriculum: growing(dim, context, 5, 1000),
         ..small()
     }
 }
@@ -228,6 +345,7 @@ pub fn catalogue() -> Vec<(&'static str, &'static str, Vec<Run>)> {
         ("newton-s-one-head", "… with one head: Figures 22 and 23", seeds(small_with(8, 32, 1), 1)),
         ("newton-s-width", "… with one head, widths 2, 4, 8 and 16: Figure 6", [2, 4, 8, 16].map(width).into()),
         ("newton-s-deep", "… with 16 layers: Figures 24 and 25", seeds(small_with(16, 32, 4), 1)),
+        ("newton-s-lstm", "… an LSTM of 3 layers: Figures 5 and 7, Table 1", seeds(lstm(), 1)),
         ("newton-relu", "two-layer ReLU networks, n = 40: Figure 20", seeds(two_layer(HiddenUnit::Relu), 1)),
         ("newton-tanh", "two-layer tanh networks, n = 40: Figure 21", seeds(two_layer(HiddenUnit::Tanh), 1)),
         ("newton-m", "d = 10, n = 20, 8 layers", seeds(medium(), 1)),
@@ -238,7 +356,7 @@ pub fn catalogue() -> Vec<(&'static str, &'static str, Vec<Run>)> {
 /// The recipes, as the command line lists them.
 pub fn recipes() -> Vec<Recipe> {
     // One function pointer a recipe: a recipe is plain data without captures.
-    const RUNS: [fn(&Settings<'_>, &TrainOptions) -> Result<PathBuf>; 10] = [
+    const RUNS: [fn(&Settings<'_>, &TrainOptions) -> Result<PathBuf>; 11] = [
         |s, o| train_recipe(0, s, o),
         |s, o| train_recipe(1, s, o),
         |s, o| train_recipe(2, s, o),
@@ -249,27 +367,29 @@ pub fn recipes() -> Vec<Recipe> {
         |s, o| train_recipe(7, s, o),
         |s, o| train_recipe(8, s, o),
         |s, o| train_recipe(9, s, o),
+        |s, o| train_recipe(10, s, o),
     ];
     catalogue().into_iter().zip(RUNS).map(|((id, title, _), run)| Recipe { id, title, run }).collect()
 }
 
 /// The training problem of a run.
 struct Training {
-    model: Gpt2,
+    model: Network,
     protocol: Protocol,
     seed: u64,
     test: Prompts,
 }
 
 impl Problem for Training {
-    type Model = Gpt2;
+    type Model = Network;
 
-    fn model(&mut self) -> &mut Gpt2 {
+    fn model(&mut self) -> &mut Network {
         &mut self.model
     }
 
     fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
-        let (active, context) = self.protocol.active(step);
+        let Curriculum { dims, points } = self.protocol.curriculum;
+        let (active, context) = (dims.at(step), points.at(step).saturating_sub(1));
         // Odd multiplier: distinct steps of distinct seeds get distinct sampling seeds.
         let seed = (self.seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step);
         let protocol = &self.protocol;
@@ -289,7 +409,7 @@ impl Problem for Training {
 pub fn train(run: &Run, task: &str, state: Option<&Path>, settings: &Settings<'_>) -> Result<History> {
     let protocol = &run.protocol;
     let mut problem = Training {
-        model: Gpt2::init(protocol.model.clone(), Init::FanIn, run.seed)?,
+        model: Network::init(&protocol.model, run.seed)?,
         test: protocol.sample(TEST.0, TEST.1)?,
         protocol: protocol.clone(),
         seed: run.seed,
@@ -360,7 +480,7 @@ pub struct Trained {
     /// How it was trained.
     pub protocol: Protocol,
     /// The network.
-    pub model: Gpt2,
+    pub model: Network,
 }
 
 /// The trained runs of recipe `id`: from the shipped checkpoint, or trained now if the settings ask for it.
@@ -389,7 +509,7 @@ pub fn load(id: &str, settings: &Settings<'_>) -> Result<Vec<Trained>> {
     let checkpoint = Checkpoint::load(&path)?;
     let read = |run: &Run| {
         let values = checkpoint.f32(&run.name, &[0])?.1.to_vec();
-        let model = Gpt2::from_values(run.protocol.model.clone(), values)?;
+        let model = Network::from_values(&run.protocol.model, values)?;
         Ok(Trained { name: run.name.clone(), protocol: run.protocol.clone(), model })
     };
     // A quick look is at one network of each configuration.
