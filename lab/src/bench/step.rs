@@ -44,7 +44,7 @@ pub struct Options {
 /// What is measured: batch and dimension, the authors' own setting first.
 const CASES: [(usize, usize); 6] = [(20_000, 5), (20_000, 10), (20_000, 20), (1000, 5), (1000, 10), (1000, 20)];
 /// A run repeats the step for at least this long.
-const RUN: Duration = Duration::from_millis(250);
+pub const RUN: Duration = Duration::from_millis(250);
 /// The least ratio that is wanted at the authors' setting.
 const GOAL: f64 = 50.0;
 /// The most memory that is wanted, MB.
@@ -66,7 +66,11 @@ struct Measured {
 /// Measures, alternating between us and the peer.
 pub fn run(house: &House, options: &Options) -> Outcome<u8> {
     let protocol = transform();
-    let mut peer = if options.peers { Some(Peer::start(&peers::ensure(house)?.program)?) } else { None };
+    let mut peer = if options.peers {
+        Some(Peer::start(&peers::ensure(house)?.program, include_str!("../../../benches/peers/step.py"))?)
+    } else {
+        None
+    };
     let agreement = peer.as_mut().map(|peer| agreement(&protocol, peer)).transpose()?;
     let mut measured = Vec::new();
     let mut memory_at_goal = None;
@@ -172,7 +176,7 @@ fn timed(work: impl FnOnce() -> Outcome<()>) -> Outcome<f64> {
 }
 
 /// Milliseconds of `work`, the mean of as many repetitions as a run has room for.
-fn repeated(mut work: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
+pub fn repeated(mut work: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
     let (start, mut count) = (Instant::now(), 0u32);
     while count == 0 || start.elapsed() < RUN {
         work()?;
@@ -292,7 +296,7 @@ fn agreement(protocol: &Protocol, peer: &mut Peer) -> Outcome<f64> {
 }
 
 /// The peer's process: takes orders and answers, a line each.
-struct Peer {
+pub struct Peer {
     child: Child,
     orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
@@ -300,9 +304,10 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(python: &std::path::Path) -> Outcome<Peer> {
+    /// Starts `script` in the peers' Python.
+    pub fn start(python: &std::path::Path, script: &str) -> Outcome<Peer> {
         let mut child = Command::new(python)
-            .args(["-c", include_str!("../../../benches/peers/step.py")])
+            .args(["-c", script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -322,7 +327,7 @@ impl Peer {
     }
 
     /// Gives an order and waits for its answer.
-    fn ask(&mut self, order: &Value) -> Outcome<Value> {
+    pub fn ask(&mut self, order: &Value) -> Outcome<Value> {
         let sent = self.orders.as_mut().map(|pipe| writeln!(pipe, "{order}").and_then(|()| pipe.flush()));
         let mut line = String::new();
         let read = self.answers.read_line(&mut line);
@@ -337,7 +342,7 @@ impl Peer {
     }
 
     /// The milliseconds that an order's answer tells.
-    fn milliseconds(&mut self, order: &Value) -> Outcome<f64> {
+    pub fn milliseconds(&mut self, order: &Value) -> Outcome<f64> {
         let answer = self.ask(order)?;
         answer["ms"].as_f64().ok_or_else(|| Trouble::new(format!("PyTorch's side of the bench answered {answer}")))
     }
