@@ -452,8 +452,8 @@ impl<'a, T: Real, const D: usize, const R: usize> State<'a, T, D, R> {
                 let k = l * heads + head;
                 let dd = d * d;
                 let r = V::splat(self.network.core[k * (2 * dd + 1) + 2 * dd]);
-                for j in first..tokens {
-                    let scale = r.mul(V::load(&next[j]));
+                for (j, next) in next[..tokens].iter().enumerate().skip(first) {
+                    let scale = r.mul(V::load(next));
                     let h = &self.h[(k * tokens + j) * n..][..n];
                     for i in 0..n {
                         V::load(&now[i]).add_mul(scale, V::load(&h[i])).store(&mut now[i]);

@@ -61,7 +61,7 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
         let task = protocol.task(0)?;
         let prompts = task.prompts::<f32>(batch, Labels::Covariance, 0)?;
         let mut model = KernelTransformer::<f32>::init(layers, task.dim(), heads, ValueBlock::Free, 0.1, 0)?;
-        let mut adam = Adam::new(protocol.adam)?;
+        let mut adam = adam(heads)?;
         if let Some(peer) = &mut peer {
             worst = worst.max(agreement(peer, &model, &prompts, heads)?);
         }
@@ -71,7 +71,10 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
                 let (_, gradients) = model.loss_and_gradient(&prompts)?;
                 adam.update(&mut model, &gradients).map_err(|error| Trouble::new(format!("Adam: {error}")))
             })?);
-            draws.push(repeated(|| Ok(drop(task.prompts::<f32>(batch, Labels::Covariance, run)?)))?);
+            draws.push(repeated(|| {
+                drop(task.prompts::<f32>(batch, Labels::Covariance, run)?);
+                Ok(())
+            })?);
             if let Some(peer) = &mut peer {
                 theirs.push(peer.milliseconds(&json!({ "steps": { "seconds": RUN.as_secs_f64() } }))?);
             }
@@ -90,6 +93,11 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
         if options.json { eprintln!("{note}") } else { println!("{note}") }
     }
     Ok(0)
+}
+
+/// Adam as it trains shallow networks: the deep ones' clipping is one more pass over a few hundred numbers.
+fn adam(heads: &[Activation]) -> Outcome<Adam> {
+    Ok(Adam::new(exact(kernel("exp")?, heads, 1, 14).adam)?)
 }
 
 /// Gives the peer these prompts and this network, on which it then makes its steps; the greatest relative difference of
@@ -115,8 +123,7 @@ fn agreement(
     } });
     let answer = peer.ask(&order)?;
     let theirs: Vec<f64> = answer["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
-    let (mut model, mut adam) =
-        (model.clone(), Adam::new(exact(kernel("exp")?, heads, model.layers(), tokens - 1).adam)?);
+    let (mut model, mut adam) = (model.clone(), adam(heads)?);
     let mut ours = Vec::new();
     for _ in 0..CHECK_STEPS {
         let (loss, gradients) = model.loss_and_gradient(prompts)?;
