@@ -9,9 +9,9 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior; ill-conditioned; two-layer networks |
-//! | [`algorithms`] | what a model may be running: gradient descent, least squares, Newton, CG, (L-)BFGS, online GD, Chebyshev, heavy ball, GD++, kernel polynomials; at every prefix of a prompt |
-//! | [`models`] | transformers of linear attention, sparse and general, and of GPT-2's kind, and LSTMs, with dfdx parameters |
+//! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior; kernel regression; ill-conditioned; two-layer networks |
+//! | [`algorithms`] | what a model may be running: gradient descent, least squares, Newton, CG, (L-)BFGS, online GD, Chebyshev, heavy ball, GD++, kernel polynomials; functional GD and kernel ridge; at every prefix of a prompt |
+//! | [`models`] | transformers of linear attention, sparse and general, with any activation on the scores, and of GPT-2's kind, and LSTMs, with dfdx parameters |
 //! | [`ops`] | fused forward and backward passes on the dfdx tape, whole transformers among them; the exact loss over Wishart samples |
 //! | [`compare`] | similarity of errors and of induced weights, best-matching steps with intervals, trends; intervals over seeds |
 //! | [`probe`] | linear probes of hidden states in closed form |
@@ -76,8 +76,8 @@ pub mod prelude {
 
     pub use crate::Error;
     pub use crate::algorithms::{
-        Algorithm, Examples, GdPlusPlus, GradientDescent, KernelPolynomial, LeastSquares, SpectralMeasure, losses,
-        minimise,
+        Algorithm, Examples, FunctionalGradientDescent, GdPlusPlus, GradientDescent, KernelPolynomial, KernelRidge,
+        LeastSquares, LinearSmoother, SpectralMeasure, bayes_risk, losses, minimise, risk,
     };
     pub use crate::compare::{Interval, distance_to_identity};
     pub use crate::experiments::pgd::recipes;
@@ -87,17 +87,22 @@ pub mod prelude {
     };
     pub use crate::linalg::Matrix;
     pub use crate::models::{
-        GeneralLinearTransformer, Gpt2, Gpt2Config, Init, LinearTransformer, Lstm, LstmConfig, Parameters,
-        Parametrisation, Positions,
+        GeneralLinearTransformer, Gpt2, Gpt2Config, Init, KernelTransformer, LinearTransformer, Lstm, LstmConfig,
+        Parameters, Parametrisation, Positions,
     };
     pub use crate::ops::attention::{Attention, Weights};
+    pub use crate::ops::kernel_prompts::{KernelPrompts, Labels};
+    pub use crate::ops::kernel_transformer::{Activation, ValueBlock};
     pub use crate::ops::linear_attention::Mask;
     pub use crate::ops::moments::Moments;
     pub use crate::ops::sequence::Architecture;
     pub use crate::ops::wishart::GramSamples;
     pub use crate::progress::{Lines, Observer, Silent};
     pub use crate::rng::{self, Rng};
-    pub use crate::tasks::{Covariance, LinearRegression, Prompts, Sequences, WeightPrior};
+    pub use crate::tasks::{
+        Combination, Covariance, Kernel, KernelRegression, LinearRegression, Profile, Prompts, Sequences, Term,
+        WeightPrior,
+    };
     pub use crate::train::{
         Adam, AdamConfig, Array, Checkpoint, Clip, Curriculum, History, Muon, MuonConfig, Problem, Ramp, Schedule, Sgd,
         SgdConfig, Trainer,

@@ -3,26 +3,32 @@
 pub mod accelerated;
 pub mod bfgs;
 pub mod conjugate_gradient;
+pub mod functional_gradient_descent;
 pub mod gd_plus_plus;
 pub mod gradient_descent;
 pub mod kernel_polynomial;
+pub mod kernel_ridge;
 pub mod least_squares;
 mod line_search;
 pub mod newton;
 pub mod online_gradient_descent;
 pub mod prefix;
 pub mod sequences;
+pub mod smoother;
 
 pub use accelerated::{Chebyshev, Ends, HeavyBall};
 pub use bfgs::{Bfgs, Lbfgs, Minimum, minimise};
 pub use conjugate_gradient::ConjugateGradient;
+pub use functional_gradient_descent::FunctionalGradientDescent;
 pub use gd_plus_plus::{GdPlusPlus, SpectralMeasure};
 pub use gradient_descent::GradientDescent;
 pub use kernel_polynomial::KernelPolynomial;
+pub use kernel_ridge::KernelRidge;
 pub use least_squares::LeastSquares;
 pub use newton::{IterativeNewton, Precision};
 pub use online_gradient_descent::OnlineGradientDescent;
 pub use prefix::{Predictions, Prefix, Run, Spectrum, predictions, weights};
+pub use smoother::{LinearSmoother, bayes_risk, risk};
 
 use crate::linalg::Matrix;
 use crate::tasks::Prompts;

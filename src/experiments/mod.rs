@@ -1,6 +1,7 @@
 //! The papers' figures, one file a figure: each makes a [`Figure`] with its [`Claims`] from shipped checkpoints or
 //! from scratch. The command line and the notebooks find them through [`all`] and [`recipes`].
 
+pub mod fgd;
 pub mod mesa;
 pub mod newton;
 pub mod pgd;
@@ -95,12 +96,12 @@ pub struct TrainOptions {
 
 /// Every figure, in the order of the papers.
 pub fn all() -> Vec<Experiment> {
-    [pgd::experiments(), newton::experiments(), mesa::experiments()].concat()
+    [pgd::experiments(), newton::experiments(), fgd::experiments(), mesa::experiments()].concat()
 }
 
 /// Every training recipe.
 pub fn recipes() -> Vec<Recipe> {
-    [pgd::recipes(), newton::recipes(), mesa::recipes()].concat()
+    [pgd::recipes(), newton::recipes(), fgd::recipes(), mesa::recipes()].concat()
 }
 
 /// The experiments that `names` ask for: figure ids, short names of papers, or `all`; in the order of [`all`].
@@ -111,7 +112,7 @@ pub fn select<S: AsRef<str>>(names: &[S]) -> Result<Vec<Experiment>> {
     let all = all();
     for name in names.iter().map(AsRef::as_ref) {
         if name != "all" && !all.iter().any(|e| e.id == name || e.paper == name) {
-            let known = all.iter().map(|e| e.id).chain(["pgd", "newton", "mesa", "all"]);
+            let known = all.iter().map(|e| e.id).chain(["pgd", "newton", "fgd", "mesa", "all"]);
             return Err(Error::unknown("figure or paper", name, known));
         }
     }

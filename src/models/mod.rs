@@ -3,6 +3,7 @@
 pub mod constructions;
 pub mod general_linear_transformer;
 pub mod gpt2;
+pub mod kernel_transformer;
 pub mod linear_transformer;
 pub mod lstm;
 pub mod pretrained;
@@ -11,6 +12,7 @@ pub mod sequence_transformer;
 
 pub use general_linear_transformer::GeneralLinearTransformer;
 pub use gpt2::{Gpt2, Gpt2Config, Init, Positions};
+pub use kernel_transformer::KernelTransformer;
 pub use linear_transformer::{LinearTransformer, Parametrisation};
 pub use lstm::{Lstm, LstmConfig};
 pub use sequence_model::SequenceModel;

@@ -45,7 +45,54 @@ pub trait Vector<T>: Copy {
     fn store(self, to: &mut Lanes<T>);
     /// `self + a * b`, in one rounding where the instruction set has that.
     fn add_mul(self, a: Self, b: Self) -> Self;
+    /// `self + b`.
+    fn add(self, b: Self) -> Self;
+    /// `self - b`.
+    fn sub(self, b: Self) -> Self;
+    /// `self * b`.
+    fn mul(self, b: Self) -> Self;
+    /// `self / b`.
+    fn div(self, b: Self) -> Self;
+    /// The greater of both; NaN stays NaN.
+    fn max(self, b: Self) -> Self;
+    /// The lesser of both; NaN stays NaN.
+    fn min(self, b: Self) -> Self;
+    /// `then` in the lanes where `self` is above 0, and 0 in the others.
+    fn where_positive(self, then: Self) -> Self;
+    /// The bits of `self` plus those of `of`, moved up to where the exponent begins: times 2ᵏ, if the low bits of `of`
+    /// are the integer k.
+    fn shift_exponent(self, of: Self) -> Self;
 }
+
+/// eˣ to about an ulp, for x that is cut off where the result would leave the range of normal numbers.
+///
+/// x = k ln 2 + r with |r| <= ln 2 / 2; a Taylor polynomial gives eʳ, and k goes into the exponent.
+#[inline(always)]
+pub fn exp<T: Real, V: Vector<T>>(x: V) -> V {
+    let at = |v: f64| V::splat(T::of(v));
+    let x = x.min(at(T::EXP_RANGE.1)).max(at(T::EXP_RANGE.0));
+    // Added to a number this large, x / ln 2 is rounded to an integer, which is then in the sum's low bits.
+    let large = at(T::ROUND);
+    let sum = large.add_mul(x, at(std::f64::consts::LOG2_E));
+    let k = sum.sub(large);
+    let r = x.add_mul(k, at(-T::LN_2.0)).add_mul(k, at(-T::LN_2.1));
+    let mut p = at(INVERSE_FACTORIALS[T::EXP_DEGREE]);
+    for c in INVERSE_FACTORIALS[..T::EXP_DEGREE].iter().rev() {
+        p = at(*c).add_mul(p, r);
+    }
+    p.shift_exponent(sum)
+}
+
+/// 1 / k! for k = 0, 1, ….
+const INVERSE_FACTORIALS: [f64; 14] = {
+    let mut table = [1.0; 14];
+    let mut k = 1;
+    while k < 14 {
+        table[k] = table[k - 1] / k as f64;
+        k += 1;
+    }
+    table
+};
 
 /// A scalar of the algebra: `f32` for training, `f64` for what is checked to machine precision.
 pub trait Real: dfdx::prelude::Dtype + dfdx::prelude::Unit + Default + Send + Sync + 'static {
@@ -55,12 +102,22 @@ pub trait Real: dfdx::prelude::Dtype + dfdx::prelude::Unit + Default + Send + Sy
     /// Registers of AVX2.
     #[cfg(target_arch = "x86_64")]
     type Avx2: Vector<Self>;
+    /// The arguments between which [`exp`] is not cut off.
+    const EXP_RANGE: (f64, f64);
+    /// 1.5 times the number from which on there are integers only.
+    const ROUND: f64;
+    /// ln 2 in two parts, the first with so few bits that its products with small integers are exact.
+    const LN_2: (f64, f64);
+    /// Degree of the polynomial of [`exp`].
+    const EXP_DEGREE: usize;
     /// Rounds from `f64`.
     fn of(v: f64) -> Self;
     /// Widens to `f64`.
     fn f64(self) -> f64;
     /// `self * b + c`, fused if that is an instruction of every machine of this architecture.
     fn mul_plus(self, b: Self, c: Self) -> Self;
+    /// As [`Vector::shift_exponent`], of one lane.
+    fn shift_exponent(self, of: Self) -> Self;
 }
 
 /// The portable vector: plain arrays.
@@ -87,15 +144,61 @@ impl<T: Real> Vector<T> for Portable<T> {
         }
         self
     }
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        self.zip(b, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        self.zip(b, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        self.zip(b, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        self.zip(b, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        self.zip(b, |a, b| if b > a { b } else { a })
+    }
+    #[inline(always)]
+    fn min(self, b: Self) -> Self {
+        self.zip(b, |a, b| if b < a { b } else { a })
+    }
+    #[inline(always)]
+    fn where_positive(self, then: Self) -> Self {
+        self.zip(then, |a, then| if a > T::default() { then } else { T::default() })
+    }
+    #[inline(always)]
+    fn shift_exponent(self, of: Self) -> Self {
+        self.zip(of, T::shift_exponent)
+    }
+}
+
+impl<T: Real> Portable<T> {
+    #[inline(always)]
+    fn zip(mut self, b: Self, f: impl Fn(T, T) -> T) -> Self {
+        for i in 0..LANES {
+            self.0[i] = f(self.0[i], b.0[i]);
+        }
+        self
+    }
 }
 
 macro_rules! real {
-    ($t:ty, $avx512:ty, $avx2:ty) => {
+    ($t:ty, $avx512:ty, $avx2:ty, $range:expr, $round:expr, $ln_2:expr, $degree:literal, $mantissa:literal) => {
         impl Real for $t {
             #[cfg(target_arch = "x86_64")]
             type Avx512 = $avx512;
             #[cfg(target_arch = "x86_64")]
             type Avx2 = $avx2;
+            const EXP_RANGE: (f64, f64) = $range;
+            const ROUND: f64 = $round;
+            const LN_2: (f64, f64) = $ln_2;
+            const EXP_DEGREE: usize = $degree;
             #[inline(always)]
             fn of(v: f64) -> Self {
                 v as $t
@@ -109,11 +212,24 @@ macro_rules! real {
                 // Without the instruction a fused multiply-add is a slow call.
                 if cfg!(target_arch = "aarch64") { self.mul_add(b, c) } else { self * b + c }
             }
+            #[inline(always)]
+            fn shift_exponent(self, of: Self) -> Self {
+                Self::from_bits(self.to_bits().wrapping_add(of.to_bits() << $mantissa))
+            }
         }
     };
 }
-real!(f32, x86::Avx512F32, x86::Avx2F32);
-real!(f64, x86::Avx512F64, x86::Avx2F64);
+real!(f32, x86::Avx512F32, x86::Avx2F32, (-87.0, 88.0), 1.5 * 8_388_608.0, (0.693_359_375, -2.121_944_4e-4), 7, 23);
+real!(
+    f64,
+    x86::Avx512F64,
+    x86::Avx2F64,
+    (-708.0, 709.0),
+    1.5 * 4_503_599_627_370_496.0,
+    (6.931_471_803_691_238e-1, 1.908_214_929_270_587_7e-10),
+    13,
+    52
+);
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -123,6 +239,7 @@ mod x86 {
 
     macro_rules! vector {
         ($name:ident, $t:ty, $register:ty, $n:literal, $load:ident, $store:ident, $splat:ident, $fma:ident,
+         $add:ident, $sub:ident, $mul:ident, $div:ident, $max:ident, $min:ident, $positive:tt, $shift:tt,
          $unroll:literal, $room:literal) => {
             #[derive(Clone, Copy)]
             pub struct $name([$register; $n]);
@@ -161,13 +278,124 @@ mod x86 {
                     }
                     self
                 }
+                vector!(zip add, (|a, b| $add(a, b)));
+                vector!(zip sub, (|a, b| $sub(a, b)));
+                vector!(zip mul, (|a, b| $mul(a, b)));
+                vector!(zip div, (|a, b| $div(a, b)));
+                // Of two operands the instruction gives the second if one is NaN.
+                vector!(zip max, (|a, b| $max(b, a)));
+                vector!(zip min, (|a, b| $min(b, a)));
+                vector!(zip where_positive, $positive);
+                vector!(zip shift_exponent, $shift);
             }
         };
+        (zip $name:ident, $f:tt) => {
+            #[inline(always)]
+            fn $name(mut self, b: Self) -> Self {
+                for i in 0..self.0.len() {
+                    // SAFETY: `dispatch` has found this instruction set on this machine.
+                    self.0[i] = unsafe { vector!(call $f, self.0[i], b.0[i]) };
+                }
+                self
+            }
+        };
+        (call (|$x:ident, $y:ident| $body:expr), $a:expr, $b:expr) => {{
+            let ($x, $y) = ($a, $b);
+            $body
+        }};
     }
-    vector!(Avx512F32, f32, __m512, 1, _mm512_load_ps, _mm512_store_ps, _mm512_set1_ps, _mm512_fmadd_ps, true, 32);
-    vector!(Avx512F64, f64, __m512d, 2, _mm512_load_pd, _mm512_store_pd, _mm512_set1_pd, _mm512_fmadd_pd, false, 16);
-    vector!(Avx2F32, f32, __m256, 2, _mm256_load_ps, _mm256_store_ps, _mm256_set1_ps, _mm256_fmadd_ps, true, 8);
-    vector!(Avx2F64, f64, __m256d, 4, _mm256_load_pd, _mm256_store_pd, _mm256_set1_pd, _mm256_fmadd_pd, false, 4);
+    vector!(
+        Avx512F32,
+        f32,
+        __m512,
+        1,
+        _mm512_load_ps,
+        _mm512_store_ps,
+        _mm512_set1_ps,
+        _mm512_fmadd_ps,
+        _mm512_add_ps,
+        _mm512_sub_ps,
+        _mm512_mul_ps,
+        _mm512_div_ps,
+        _mm512_max_ps,
+        _mm512_min_ps,
+        (|a, then| _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, _mm512_setzero_ps()), then)),
+        (|a, of| _mm512_castsi512_ps(_mm512_add_epi32(
+            _mm512_castps_si512(a),
+            _mm512_slli_epi32::<23>(_mm512_castps_si512(of))
+        ))),
+        true,
+        32
+    );
+    vector!(
+        Avx512F64,
+        f64,
+        __m512d,
+        2,
+        _mm512_load_pd,
+        _mm512_store_pd,
+        _mm512_set1_pd,
+        _mm512_fmadd_pd,
+        _mm512_add_pd,
+        _mm512_sub_pd,
+        _mm512_mul_pd,
+        _mm512_div_pd,
+        _mm512_max_pd,
+        _mm512_min_pd,
+        (|a, then| _mm512_maskz_mov_pd(_mm512_cmp_pd_mask::<_CMP_GT_OQ>(a, _mm512_setzero_pd()), then)),
+        (|a, of| _mm512_castsi512_pd(_mm512_add_epi64(
+            _mm512_castpd_si512(a),
+            _mm512_slli_epi64::<52>(_mm512_castpd_si512(of))
+        ))),
+        false,
+        16
+    );
+    vector!(
+        Avx2F32,
+        f32,
+        __m256,
+        2,
+        _mm256_load_ps,
+        _mm256_store_ps,
+        _mm256_set1_ps,
+        _mm256_fmadd_ps,
+        _mm256_add_ps,
+        _mm256_sub_ps,
+        _mm256_mul_ps,
+        _mm256_div_ps,
+        _mm256_max_ps,
+        _mm256_min_ps,
+        (|a, then| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, _mm256_setzero_ps()), then)),
+        (|a, of| _mm256_castsi256_ps(_mm256_add_epi32(
+            _mm256_castps_si256(a),
+            _mm256_slli_epi32::<23>(_mm256_castps_si256(of))
+        ))),
+        true,
+        8
+    );
+    vector!(
+        Avx2F64,
+        f64,
+        __m256d,
+        4,
+        _mm256_load_pd,
+        _mm256_store_pd,
+        _mm256_set1_pd,
+        _mm256_fmadd_pd,
+        _mm256_add_pd,
+        _mm256_sub_pd,
+        _mm256_mul_pd,
+        _mm256_div_pd,
+        _mm256_max_pd,
+        _mm256_min_pd,
+        (|a, then| _mm256_and_pd(_mm256_cmp_pd::<_CMP_GT_OQ>(a, _mm256_setzero_pd()), then)),
+        (|a, of| _mm256_castsi256_pd(_mm256_add_epi64(
+            _mm256_castpd_si256(a),
+            _mm256_slli_epi64::<52>(_mm256_castpd_si256(of))
+        ))),
+        false,
+        4
+    );
 }
 
 /// Work on tiles that is compiled once for each instruction set and run on the best one that the machine has.

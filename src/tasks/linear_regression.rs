@@ -275,7 +275,7 @@ impl LinearRegression {
     }
 }
 
-fn check_batch(batch: usize) -> Result<()> {
+pub(super) fn check_batch(batch: usize) -> Result<()> {
     if batch == 0 { Err(Error::invalid("batch", 0, "at least 1 prompt")) } else { Ok(()) }
 }
 

@@ -1,5 +1,6 @@
 //! `cargo lab bench`: measures speed, one file a bench. Every bench prints a table, or its rows as JSON.
 
+pub mod fgd;
 mod floor;
 pub mod notebook;
 mod peer;
@@ -17,6 +18,8 @@ use crate::trouble::Outcome;
 pub enum Bench {
     /// How long a notebook waits: kernel start, :dep, the first let, typical cells, a figure
     Notebook(notebook::Options),
+    /// How long a training step of the kernel transformer takes, beside the same model in PyTorch
+    Fgd(fgd::Options),
     /// How long a training step takes, beside the authors' formulation in PyTorch, and how far from the machine's floor
     Step(step::Options),
     /// How long a training step of transformers and LSTMs takes, beside PyTorch eager and torch.compile
@@ -27,6 +30,7 @@ pub enum Bench {
 pub fn run(house: &House, bench: &Bench) -> Outcome<u8> {
     match bench {
         Bench::Notebook(options) => notebook::run(house, options),
+        Bench::Fgd(options) => fgd::run(house, options),
         Bench::Step(options) => step::run(house, options),
         Bench::Train(options) => train::run(house, options),
     }

@@ -41,7 +41,7 @@ pub struct Options {
 /// What is measured: batch and dimension, the authors' own setting first.
 const CASES: [(usize, usize); 6] = [(20_000, 5), (20_000, 10), (20_000, 20), (1000, 5), (1000, 10), (1000, 20)];
 /// A run repeats the step for at least this long.
-const RUN: Duration = Duration::from_millis(250);
+pub const RUN: Duration = Duration::from_millis(250);
 /// The least ratio that is wanted at the authors' setting.
 const GOAL: f64 = 50.0;
 /// The most memory that is wanted, MB.
@@ -173,7 +173,7 @@ fn timed(work: impl FnOnce() -> Outcome<()>) -> Outcome<f64> {
 }
 
 /// Milliseconds of `work`, the mean of as many repetitions as a run has room for.
-fn repeated(mut work: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
+pub fn repeated(mut work: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
     let (start, mut count) = (Instant::now(), 0u32);
     while count == 0 || start.elapsed() < RUN {
         work()?;

@@ -1,0 +1,569 @@
+//! The trainings of `fgd` as data: the authors' protocol (fgd.md section 3), and the exact expectation over labels
+//! (section 5.1).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use dfdx::prelude::{Cpu, Gradients};
+use rayon::prelude::*;
+use serde_json::json;
+
+use crate::experiments::{Recipe, Settings, TrainOptions};
+use crate::models::KernelTransformer;
+use crate::ops::kernel_prompts::{KernelPrompts, Labels};
+use crate::ops::kernel_transformer::{Activation, ValueBlock};
+use crate::progress::{Observer, Report};
+use crate::tasks::{Combination, Covariance, Kernel, KernelRegression};
+use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
+use crate::{Error, Result};
+
+/// The eigenvalues of Σ where it is not the identity (fgd.md section 1).
+pub const EIGENVALUES: [f64; 5] = [1.0, 1.0, 0.25, 2.25, 1.0];
+/// Dimension d of the paper.
+pub const DIM: usize = 5;
+/// The scale c of the exponential kernel exp(c⟨u, v⟩) that makes the data: the authors' code has ½, the paper's equation 1.
+pub const EXP_SCALE: f64 = 0.5;
+
+/// How one network is trained.
+#[derive(Clone, Debug)]
+pub struct Protocol {
+    /// The kernel of the labels.
+    pub kernel: Kernel,
+    /// The activation of each head.
+    pub heads: Vec<Activation>,
+    /// Number of layers L.
+    pub layers: usize,
+    /// Whether A_l is free.
+    pub values: ValueBlock,
+    /// Eigenvalues of Σ, rotated by each seed's own orthogonal matrix; all ones leave Σ = I.
+    pub eigenvalues: Vec<f64>,
+    /// Context length n.
+    pub context: usize,
+    /// Whether losses are exact over labels, or for sampled ones as the authors'.
+    pub labels: Labels,
+    /// Prompts a step.
+    pub batch: usize,
+    /// Steps for which a batch is kept.
+    pub resample_every: u64,
+    /// The optimiser.
+    pub adam: AdamConfig,
+    /// The schedule of its rate.
+    pub schedule: Schedule,
+    /// Steps in all.
+    pub steps: u64,
+    /// Steps between two records of the history; the end alone if `None`.
+    pub record_every: Option<u64>,
+}
+
+/// Prompts of a test batch: twice as many as the loss's third digit needs, the labels being averaged exactly.
+const TEST_PROMPTS: usize = 20_000;
+/// Seed of the test batch, as the authors'.
+pub const TEST_SEED: u64 = 99;
+/// Standard deviation of the initial parameters, as the authors'.
+const INIT: f64 = 0.1;
+
+impl Protocol {
+    /// The task of the run with `seed`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for eigenvalues or a context that no task has.
+    pub fn task(&self, seed: u64) -> Result<KernelRegression> {
+        let covariance = if self.eigenvalues.iter().all(|v| *v == 1.0) {
+            Covariance::identity(self.eigenvalues.len())?
+        } else {
+            Covariance::rotated(&self.eigenvalues, seed)?
+        };
+        KernelRegression::new(self.kernel.clone(), covariance, self.context)
+    }
+
+    /// The activations, as legends show them.
+    pub fn heads_name(&self) -> String {
+        heads_name(&self.heads)
+    }
+
+    fn describe(&self, seed: u64) -> serde_json::Value {
+        json!({
+            "kernel": format!("{:?}", self.kernel), "heads": format!("{:?}", self.heads), "layers": self.layers,
+            "values": format!("{:?}", self.values), "eigenvalues": self.eigenvalues, "n": self.context,
+            "labels": format!("{:?}", self.labels), "batch": self.batch, "resample_every": self.resample_every,
+            "adam": self.adam, "schedule": self.schedule, "steps": self.steps, "record_every": self.record_every,
+            "init": INIT, "seed": seed,
+        })
+    }
+}
+
+/// The activations of some heads, as legends show them.
+pub fn heads_name(heads: &[Activation]) -> String {
+    heads.iter().map(Activation::name).collect::<Vec<_>>().join(" + ")
+}
+
+/// A run of a recipe: a name (`"exp.ReLU.l3.n14.s0"`), its protocol and its seed.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// How it is trained.
+    pub protocol: Protocol,
+    /// Seed of Σ's rotation, of the initial parameters and of the batches.
+    pub seed: u64,
+}
+
+impl Run {
+    /// The run of `protocol` with this seed, named after what it trains.
+    pub fn new(protocol: Protocol, seed: u64) -> Self {
+        let heads = protocol.heads_name().replace(" + ", "+");
+        let values = if protocol.values == ValueBlock::Zero { ".sparse" } else { "" };
+        let (kernel, l, n) = (protocol.kernel.name(), protocol.layers, protocol.context);
+        Run { name: format!("{kernel}.{heads}.l{l}.n{n}{values}.s{seed}"), protocol, seed }
+    }
+}
+
+/// The exact expectation over labels (fgd.md section 5.1): Adam; for more than three layers with an exponential head, on
+/// which Adam diverges, the authors' optimiser.
+///
+/// With linear attention and linear data rare prompts, whose examples nearly lie in a plane, have much of the loss: the
+/// batch is larger.
+pub fn exact(kernel: Kernel, heads: &[Activation], layers: usize, context: usize) -> Protocol {
+    let adam = AdamConfig { rate: 0.02, betas: [0.9, 0.98], clip: Clip::Global(1.0), ..AdamConfig::default() };
+    let exponential = heads.iter().any(|h| matches!(h, Activation::Exp));
+    let linear = heads.iter().any(|h| matches!(h, Activation::Linear)) && kernel.name() == "linear";
+    let (adam, steps, batch) = match (layers > 3 && exponential, linear) {
+        (true, true) => (normalised(1.0), 2000, 512),
+        (true, false) => (normalised(2.0), 2000, 128),
+        (false, true) => (adam, 1200, 1024),
+        (false, false) => (adam, 1200, 256),
+    };
+    Protocol {
+        kernel,
+        heads: heads.to_vec(),
+        layers,
+        values: ValueBlock::Free,
+        eigenvalues: vec![1.0; DIM],
+        context,
+        labels: Labels::Covariance,
+        batch,
+        resample_every: 4,
+        adam,
+        schedule: Schedule::Cosine { warmup: 0 },
+        steps,
+        record_every: None,
+    }
+}
+
+/// The authors' optimiser with a step length of `rate` / (9 − i)² in layer i: AdamW after a clipping so far below its
+/// epsilon that it is layer-wise normalised gradient descent with momentum 0.9 (fgd.md section 0, item 2).
+pub fn normalised(rate: f64) -> AdamConfig {
+    AdamConfig {
+        rate,
+        betas: [0.9, 0.9],
+        weight_decay: 0.0,
+        clip: Clip::Layers { limit: 1e-8, from: 9 },
+        ..AdamConfig::default()
+    }
+}
+
+/// The authors' protocol as released: prompts with sampled labels, drawn anew every tenth of 2,100 steps, recorded every
+/// 400 steps; with 3,000 prompts a step instead of 30,000.
+pub fn authors(kernel: Kernel, heads: &[Activation], layers: usize, context: usize) -> Protocol {
+    Protocol {
+        labels: Labels::Sampled,
+        batch: 3000,
+        resample_every: 10,
+        adam: normalised(0.1),
+        schedule: Schedule::Constant,
+        steps: 2100,
+        record_every: Some(400),
+        ..exact(kernel, heads, layers, context)
+    }
+}
+
+/// The training problem of a run.
+struct Training {
+    model: KernelTransformer,
+    task: KernelRegression,
+    protocol: Protocol,
+    seed: u64,
+    /// The block of steps that the batch is for, and the batch.
+    batch: Option<(u64, KernelPrompts<f32>)>,
+    test: KernelPrompts<f64>,
+}
+
+impl Problem for Training {
+    type Model = KernelTransformer;
+
+    fn model(&mut self) -> &mut KernelTransformer {
+        &mut self.model
+    }
+
+    fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
+        let block = step / self.protocol.resample_every.max(1);
+        let batch = match self.batch.take() {
+            Some((held, batch)) if held == block => batch,
+            _ => {
+                // Odd multiplier: distinct blocks of distinct seeds get distinct sampling seeds.
+                let seed = (self.seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(block);
+                self.task.prompts(self.protocol.batch, self.protocol.labels, seed)?
+            }
+        };
+        let result = self.model.loss_and_gradient(&batch);
+        self.batch = Some((block, batch));
+        result
+    }
+
+    fn measure(&mut self, _: u64) -> Result<Vec<(&'static str, f64)>> {
+        Ok(vec![("test", double(&self.model)?.loss(&self.test)?)])
+    }
+}
+
+/// The same network in double precision.
+///
+/// # Errors
+/// As [`KernelTransformer::from_values`].
+pub fn double(model: &KernelTransformer) -> Result<KernelTransformer<f64>> {
+    let values = model.params.as_vec().iter().map(|v| f64::from(*v)).collect();
+    KernelTransformer::from_values(values, model.layers(), model.dim(), model.activations(), model.values())
+}
+
+/// Trains one run, keeping its state in `state`.
+///
+/// # Errors
+/// As [`Trainer::run`].
+pub fn train(run: &Run, task: &str, state: Option<&Path>, observer: &dyn Observer) -> Result<History> {
+    let protocol = &run.protocol;
+    if protocol.resample_every == 0 || protocol.record_every == Some(0) {
+        return Err(Error::invalid("steps between two batches or records", 0, "at least 1"));
+    }
+    let regression = protocol.task(run.seed)?;
+    let mut problem = Training {
+        model: KernelTransformer::init(
+            protocol.layers,
+            regression.dim(),
+            &protocol.heads,
+            protocol.values,
+            INIT,
+            run.seed,
+        )?,
+        test: regression.prompts(TEST_PROMPTS, Labels::Covariance, TEST_SEED)?,
+        task: regression,
+        protocol: protocol.clone(),
+        seed: run.seed,
+        batch: None,
+    };
+    let record_at = match protocol.record_every {
+        Some(every) => (0..=protocol.steps).step_by(every as usize).collect(),
+        None => vec![protocol.steps],
+    };
+    let trainer = Trainer {
+        task: task.to_owned(),
+        steps: protocol.steps,
+        schedule: protocol.schedule,
+        record_at,
+        state: state.map(Path::to_owned),
+        fingerprint: protocol.describe(run.seed),
+        save_every: Duration::from_secs(10),
+        observer,
+    };
+    trainer.run(&mut problem, &mut Adam::new(protocol.adam)?)
+}
+
+/// The paper's kernel of this name: `linear`, `ReLU`, `exp`, `combination`; with this crate's choice where the sources
+/// differ (c = ½; the combination with all coordinates).
+///
+/// # Errors
+/// [`Error::Unknown`] for another name.
+pub fn kernel(name: &str) -> Result<Kernel> {
+    match name {
+        "linear" => Ok(Kernel::linear()),
+        "ReLU" => Ok(Kernel::relu()),
+        "exp" => Kernel::exp(EXP_SCALE),
+        "combination" => Ok(Kernel::combination(Combination::AllCoordinates)),
+        _ => Err(Error::unknown("kernel of the paper", name, ["linear", "ReLU", "exp", "combination"])),
+    }
+}
+
+/// The activations of one head each, in the order of the figures.
+pub const ACTIVATIONS: [Activation; 4] = [Activation::Linear, Activation::Relu, Activation::Exp, Activation::Softmax];
+/// Context lengths of Figure 1.
+pub const CONTEXTS: [usize; 4] = [2, 6, 10, 14];
+/// Depths of Figure 2; its networks of three layers are those of Figure 1.
+pub const DEPTHS: [usize; 4] = [1, 2, 3, 5];
+/// Depths of Figure 3.
+pub const HEADS_DEPTHS: [usize; 3] = [1, 3, 5];
+/// Depths of the authors' released run that are trained again.
+pub const RELEASED_DEPTHS: [usize; 2] = [1, 3];
+/// The data of Figure 3: the kernel, and the context length.
+pub const HEADS_DATA: [(&str, usize); 3] = [("linear", 8), ("exp", 14), ("combination", 14)];
+/// Depths and context lengths of the matrix of kernels and activations.
+pub const MATRIX: ([usize; 3], [usize; 2]) = ([1, 2, 3], [6, 14]);
+const SEEDS: u64 = 3;
+
+/// The heads of Figure 3: linear, exponential, and one of each.
+pub fn figure_3_heads() -> [Vec<Activation>; 3] {
+    [vec![Activation::Linear], vec![Activation::Exp], vec![Activation::Linear, Activation::Exp]]
+}
+
+/// The heads of the matrix: the four single ones and the pair.
+pub fn matrix_heads() -> Vec<Vec<Activation>> {
+    let single = ACTIVATIONS.into_iter().map(|a| vec![a]);
+    single.chain([vec![Activation::Linear, Activation::Exp]]).collect()
+}
+
+/// Figures 4 to 6: three layers with Σ ≠ I, at rest: A zero (Theorem 1) or free (Theorem 2).
+pub fn stationary(kernel: Kernel, activation: Activation, values: ValueBlock) -> Protocol {
+    let protocol = exact(kernel, &[activation], 3, 14);
+    Protocol {
+        values,
+        eigenvalues: EIGENVALUES.to_vec(),
+        adam: AdamConfig { rate: 0.01, ..protocol.adam },
+        steps: 4000,
+        record_every: Some(200),
+        ..protocol
+    }
+}
+
+/// The runs of every recipe of the paper, with the recipe's title.
+///
+/// # Errors
+/// None in practice: the kernels' names and constants are this file's own.
+pub fn catalogue() -> Result<Vec<(&'static str, &'static str, Vec<Run>)>> {
+    let mut context = Vec::new();
+    for name in ["linear", "ReLU", "exp"] {
+        for activation in ACTIVATIONS {
+            for n in CONTEXTS {
+                context.push(exact(kernel(name)?, std::slice::from_ref(&activation), 3, n));
+            }
+        }
+    }
+    let mut depth = Vec::new();
+    for name in ["ReLU", "exp"] {
+        for n in [14, 6] {
+            for activation in ACTIVATIONS {
+                for l in DEPTHS.into_iter().filter(|l| *l != 3) {
+                    depth.push(exact(kernel(name)?, std::slice::from_ref(&activation), l, n));
+                }
+            }
+        }
+    }
+    let (mut heads, mut released) = (Vec::new(), Vec::new());
+    for of in figure_3_heads() {
+        for l in HEADS_DEPTHS {
+            for (name, n) in HEADS_DATA {
+                heads.push(exact(kernel(name)?, &of, l, n));
+            }
+        }
+        released.extend(RELEASED_DEPTHS.map(|l| authors(Kernel::linear(), &of, l, 8)));
+    }
+    let mut rest = Vec::new();
+    for values in [ValueBlock::Zero, ValueBlock::Free] {
+        for (name, activation) in [("linear", 0), ("ReLU", 1), ("exp", 2), ("exp", 3)] {
+            rest.push(stationary(kernel(name)?, ACTIVATIONS[activation].clone(), values));
+        }
+    }
+    let mut matrix = Vec::new();
+    for name in ["linear", "ReLU", "exp", "combination"] {
+        for of in matrix_heads() {
+            for l in MATRIX.0 {
+                for n in MATRIX.1 {
+                    matrix.push(exact(kernel(name)?, &of, l, n));
+                }
+            }
+        }
+    }
+    let each = |protocols: Vec<Protocol>, seeds: u64| -> Vec<Run> {
+        protocols.iter().flat_map(|p| (0..seeds).map(|seed| Run::new(p.clone(), seed))).collect()
+    };
+    Ok(vec![
+        ("fgd-context", "3 layers, n = 2 to 14: Figure 1, 3 seeds", each(context, SEEDS)),
+        ("fgd-depth", "1 to 7 layers: Figure 2, 3 seeds", each(depth, SEEDS)),
+        ("fgd-heads", "one and two heads: Figure 3, 3 seeds", each(heads, SEEDS)),
+        ("fgd-authors", "the authors' released run: Figure 3a, 3 seeds", each(released, SEEDS)),
+        ("fgd-stationary", "3 layers, Σ ≠ I, A zero and free: Figures 4 to 6, 3 seeds", each(rest, SEEDS)),
+        ("fgd-matrix", "kernels x activations x depths x context lengths", each(matrix, 1)),
+    ])
+}
+
+/// The recipes, as the command line lists them.
+pub fn recipes() -> Vec<Recipe> {
+    // One function pointer a recipe: a recipe is plain data without captures.
+    const RUNS: [fn(&Settings<'_>, &TrainOptions) -> Result<PathBuf>; 6] = [
+        |s, o| train_recipe(0, s, o),
+        |s, o| train_recipe(1, s, o),
+        |s, o| train_recipe(2, s, o),
+        |s, o| train_recipe(3, s, o),
+        |s, o| train_recipe(4, s, o),
+        |s, o| train_recipe(5, s, o),
+    ];
+    let catalogue = catalogue().unwrap_or_default();
+    catalogue.into_iter().zip(RUNS).map(|((id, title, _), run)| Recipe { id, title, run }).collect()
+}
+
+/// Shows the progress of many short runs as that of one piece of work.
+struct Together<'a> {
+    observer: &'a dyn Observer,
+    task: &'a str,
+    runs: u64,
+    done: AtomicU64,
+    begin: Instant,
+}
+
+impl Together<'_> {
+    fn finished(&self, loss: f64) {
+        let step = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        self.observer.report(&Report {
+            task: self.task,
+            step,
+            of: self.runs,
+            loss: Some(loss),
+            elapsed: self.begin.elapsed(),
+            steps_here: step,
+        });
+    }
+}
+
+impl Observer for Together<'_> {
+    fn report(&self, _: &Report<'_>) {}
+
+    fn interrupted(&self) -> bool {
+        self.observer.interrupted()
+    }
+}
+
+fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
+    let (id, title, mut runs) = catalogue()?.swap_remove(index);
+    if let Some(seed) = options.seed {
+        // One network for each configuration, under the seed that was asked for.
+        runs.retain(|run| run.seed == 0);
+        runs.iter_mut().for_each(|run| *run = Run::new(run.protocol.clone(), seed));
+    }
+    let folder = options.out.clone().unwrap_or_else(|| settings.checkpoints.clone());
+    let work = settings.work.join(id);
+    for path in [&folder, &work] {
+        std::fs::create_dir_all(path).map_err(|e| Error::file(path, "create", e))?;
+    }
+    let begin = Instant::now();
+    let together =
+        Together { observer: settings.observer, task: id, runs: runs.len() as u64, done: AtomicU64::new(0), begin };
+    // A run is small: as many at a time as there are threads, gathered in the order of the runs.
+    let trained: Vec<(PathBuf, History)> = runs
+        .par_iter()
+        .with_max_len(1)
+        .map(|run| {
+            let state = work.join(format!("{}.safetensors", run.name));
+            if !options.resume && state.exists() {
+                std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
+            }
+            let history = train(run, &format!("{id} {}", run.name), Some(&state), &together)?;
+            together.finished(history.measure("test")?.last().copied().unwrap_or(f64::NAN));
+            Ok((state, history))
+        })
+        .collect::<Result<_>>()?;
+    let (mut arrays, mut described, mut losses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for (run, (_, history)) in runs.iter().zip(&trained) {
+        let (rows, p) = (history.steps.len(), &run.protocol);
+        let shape = [rows, p.layers, p.heads.len(), 3 * p.eigenvalues.len().pow(2) + 1];
+        arrays.insert(format!("{}.parameters", run.name), Array::f32(&shape, history.parameters.concat())?);
+        let test = history.measure("test")?;
+        let steps: Vec<f64> = history.steps.iter().map(|s| *s as f64).collect();
+        arrays.insert(format!("{}.history", run.name), Array::f64(&[2, rows], [&steps, test].concat())?);
+        let (rate, batch, steps) = (p.adam.rate, p.batch, p.steps);
+        described
+            .insert(run.name.clone(), format!("{steps} steps of {batch} prompts, rate {rate}, clip {:?}", p.adam.clip));
+        losses.insert(run.name.clone(), test.last().copied().unwrap_or(f64::NAN));
+    }
+    let seed = options.seed.map(|s| format!(" --seed {s}")).unwrap_or_default();
+    let first = runs.first().map(|run| run.protocol.describe(run.seed));
+    let manifest = json!({
+        "id": id, "title": title, "command": format!("cargo lab train {id}{seed}"), "first_run": first, "runs": described,
+    });
+    let path = folder.join(format!("{id}.safetensors"));
+    let checkpoint = Checkpoint { arrays, manifest };
+    checkpoint.save(&path)?;
+    // Beside the file, for people: the same manifest, how good the networks are and how long they took.
+    let mut readable = checkpoint.manifest.clone();
+    readable["test_loss"] = json!(losses);
+    readable["seconds_of_last_session"] = json!(begin.elapsed().as_secs());
+    crate::fs::write_atomic(folder.join(format!("{id}.json")), format!("{readable:#}\n").as_bytes())?;
+    for (state, _) in trained {
+        std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
+    }
+    Ok(path)
+}
+
+/// A trained run as the figures use it.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// How it was trained.
+    pub run: Run,
+    /// Its task.
+    pub task: KernelRegression,
+    /// The recorded steps.
+    pub steps: Vec<u64>,
+    /// Test loss at each recorded step: 20,000 prompts of seed 99, exact over labels.
+    pub test: Vec<f64>,
+    /// The network at each recorded step.
+    pub models: Vec<KernelTransformer>,
+}
+
+impl Trained {
+    /// The network at the end.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a history without records.
+    pub fn last(&self) -> Result<&KernelTransformer> {
+        self.models.last().ok_or_else(|| Error::invalid("history", "no record", "at least one"))
+    }
+
+    /// The logarithm of the test loss at the end.
+    pub fn ln_loss(&self) -> f64 {
+        self.test.last().map_or(f64::NAN, |loss| loss.ln())
+    }
+}
+
+/// The trained runs of recipe `id` that `wanted` accepts: from the shipped checkpoint, or trained now if the settings ask
+/// for it.
+///
+/// # Errors
+/// [`Error::Unknown`] for another id, [`Error::File`] and [`Error::Corrupt`] for a checkpoint that is not there or
+/// damaged; as [`train`].
+pub fn load(id: &str, wanted: impl Fn(&Run) -> bool, settings: &Settings<'_>) -> Result<Vec<Trained>> {
+    let catalogue = catalogue()?;
+    let index = catalogue
+        .iter()
+        .position(|(name, ..)| *name == id)
+        .ok_or_else(|| Error::unknown("checkpoint", id, catalogue.iter().map(|(id, ..)| *id)))?;
+    let path = if settings.from_scratch {
+        let fresh = settings.work.join("from-scratch");
+        let path = fresh.join(format!("{id}.safetensors"));
+        if path.exists() {
+            // Trained by an earlier figure of this or another run, by the same code: deterministic, hence the same.
+            path
+        } else {
+            train_recipe(index, settings, &TrainOptions { resume: true, seed: None, out: Some(fresh) })?
+        }
+    } else {
+        settings.checkpoints.join(format!("{id}.safetensors"))
+    };
+    let checkpoint = Checkpoint::load(&path)?;
+    catalogue[index].2.iter().filter(|run| wanted(run)).map(|run| read_run(&checkpoint, run)).collect()
+}
+
+fn read_run(checkpoint: &Checkpoint, run: &Run) -> Result<Trained> {
+    let (task, p) = (run.protocol.task(run.seed)?, &run.protocol);
+    let width = 3 * task.dim() * task.dim() + 1;
+    let (shape, values) = checkpoint.f32(&format!("{}.parameters", run.name), &[0, p.layers, p.heads.len(), width])?;
+    let rows = shape[0];
+    let history = checkpoint.f64(&format!("{}.history", run.name), &[2, rows])?.1;
+    let models = values
+        .chunks(p.layers * p.heads.len() * width)
+        .map(|v| KernelTransformer::from_values(v.to_vec(), p.layers, task.dim(), &p.heads, p.values))
+        .collect::<Result<_>>()?;
+    Ok(Trained {
+        run: run.clone(),
+        steps: history[..rows].iter().map(|s| *s as u64).collect(),
+        test: history[rows..].to_vec(),
+        models,
+        task,
+    })
+}
