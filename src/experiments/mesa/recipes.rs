@@ -269,22 +269,22 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Entry {
             id: "mesa-layer",
             title: "1 mesa layer, n = 10, T = 50",
-            runs: seeds(vec![own("mesa", mesa(FULL)?.steps(2500))], 3),
+            runs: seeds(vec![own("mesa", mesa(FULL)?.steps(2500))], 1),
         },
         Entry {
             id: "mesa-linear",
             title: "1 to 6 linear layers and a mesa layer, n = 5, T = 25",
-            runs: seeds(constructed(Dynamics::linear(n, t)?, 4e-4, 3000)?, 3),
+            runs: seeds(constructed(Dynamics::linear(n, t)?, 4e-4, 3000)?, 1),
         },
         Entry {
             id: "mesa-fixed",
             title: "the same for one fixed teacher",
-            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 1500)?, 3),
+            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 1500)?, 1),
         },
         Entry {
             id: "mesa-contracting",
             title: "the same for contracting dynamics",
-            runs: seeds(constructed(Dynamics::contracting(n, t)?, 4e-4, 3000)?, 3),
+            runs: seeds(constructed(Dynamics::contracting(n, t)?, 4e-4, 3000)?, 1),
         },
         Entry {
             id: "mesa-stacks",
@@ -293,21 +293,21 @@ pub fn catalogue() -> Result<Vec<Entry>> {
                 vec![
                     own("hybrid", embedded("hybrid", 2)?),
                     own("tf", embedded("tf", DEPTH)?),
-                    own("tf3", embedded("tf", 3)?),
+                    own("tf3", embedded("tf", 1)?),
                     own("mesa2", embedded("mesa2", 2)?),
                 ],
-                3,
+                1,
             ),
         },
         Entry {
             id: "mesa-nonlinear",
             title: "softmax transformers and hybrids on non-linear dynamics, n = 5, T = 25",
-            runs: seeds(vec![own("tf", nonlinear("tf", DEPTH)?), own("hybrid", nonlinear("hybrid", 2)?)], 3),
+            runs: seeds(vec![own("tf", nonlinear("tf", DEPTH)?), own("hybrid", nonlinear("hybrid", 2)?)], 1),
         },
         Entry {
             id: "mesa-partial",
             title: "softmax transformers and hybrids on partially observed dynamics, n = 6, 2 observed, T = 40",
-            runs: seeds(vec![own("tf", partial("tf", DEPTH, 24)?), own("hybrid", partial("hybrid", 2, 24)?)], 3),
+            runs: seeds(vec![own("tf", partial("tf", DEPTH, 24)?), own("hybrid", partial("hybrid", 2, 24)?)], 1),
         },
         Entry {
             id: "mesa-widths",
@@ -320,7 +320,7 @@ pub fn catalogue() -> Result<Vec<Entry>> {
                 1,
             ),
         },
-        Entry { id: "mesa-diversity", title: "a mesa layer, 1 to 256 teachers, n = 5, T = 25", runs: seeds(pools, 3) },
+        Entry { id: "mesa-diversity", title: "a mesa layer, 1 to 256 teachers, n = 5, T = 25", runs: seeds(pools, 1) },
     ])
 }
 
