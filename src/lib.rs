@@ -9,9 +9,9 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior; ill-conditioned; two-layer networks |
-//! | [`algorithms`] | what a model may be running: gradient descent, least squares, Newton, CG, (L-)BFGS, online GD, Chebyshev, heavy ball, GD++, kernel polynomials; at every prefix of a prompt |
-//! | [`models`] | transformers of linear attention, sparse and general, and of GPT-2's kind, and LSTMs, with dfdx parameters |
+//! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior; ill-conditioned; two-layer networks; sequences of a dynamical system |
+//! | [`algorithms`] | what a model may be running: gradient descent, least squares, Newton, CG, (L-)BFGS, online GD, Chebyshev, heavy ball, GD++, kernel polynomials; at every prefix of a prompt; on sequences, at every token |
+//! | [`models`] | transformers of linear attention, sparse and general, of GPT-2's kind, and stacks of softmax, linear attention and mesa layers, and LSTMs, with dfdx parameters |
 //! | [`ops`] | fused forward and backward passes on the dfdx tape, whole transformers among them; the exact loss over Wishart samples |
 //! | [`compare`] | similarity of errors and of induced weights, best-matching steps with intervals, trends; intervals over seeds |
 //! | [`probe`] | linear probes of hidden states in closed form |
@@ -75,6 +75,10 @@ pub mod prelude {
     pub use std::time::Duration;
 
     pub use crate::Error;
+    pub use crate::algorithms::sequences::{
+        InverseSeries, Pairing, RecursiveLeastSquares, SequenceAlgorithm, SequenceGradient, SequenceLeastSquares,
+        SoftmaxKernel, orthogonal_floor, sequence_losses,
+    };
     pub use crate::algorithms::{
         Algorithm, Examples, GdPlusPlus, GradientDescent, KernelPolynomial, LeastSquares, SpectralMeasure, losses,
         minimise,
@@ -88,7 +92,7 @@ pub mod prelude {
     pub use crate::linalg::Matrix;
     pub use crate::models::{
         GeneralLinearTransformer, Gpt2, Gpt2Config, Init, LinearTransformer, Lstm, LstmConfig, Parameters,
-        Parametrisation, Positions,
+        Parametrisation, Positions, SequenceTransformer,
     };
     pub use crate::ops::attention::{Attention, Weights};
     pub use crate::ops::linear_attention::Mask;
@@ -97,7 +101,9 @@ pub mod prelude {
     pub use crate::ops::wishart::GramSamples;
     pub use crate::progress::{Lines, Observer, Silent};
     pub use crate::rng::{self, Rng};
-    pub use crate::tasks::{Covariance, LinearRegression, Prompts, Sequences, WeightPrior};
+    pub use crate::tasks::{
+        Covariance, Dynamics, LinearRegression, Prompts, Sequences, TokenKind, Trajectories, WeightPrior,
+    };
     pub use crate::train::{
         Adam, AdamConfig, Array, Checkpoint, Clip, Curriculum, History, Muon, MuonConfig, Problem, Ramp, Schedule, Sgd,
         SgdConfig, Trainer,

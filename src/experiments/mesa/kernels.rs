@@ -48,12 +48,8 @@ fn sweep(dims: &[usize], noise: f64, settings: &Settings<'_>) -> Result<[Vec<Vec
     Ok(all)
 }
 
-const NAMES: [&str; 4] = [
-    "least squares",
-    "least squares (newest pair dropped, as the code)",
-    "softmax kernel, β ≤ 4",
-    "softmax kernel, β ≤ 20",
-];
+const NAMES: [&str; 4] =
+    ["least squares", "least squares, pair dropped", "softmax kernel, β ≤ 4", "softmax kernel, β ≤ 20"];
 const COLORS: [Color; 4] = [Color::BLACK, Color::BLUE, Color::RED, Color::ORANGE];
 
 fn panel(title: &str, dims: &[usize], curves: &[Vec<Vec<f64>>; 4]) -> Panel {

@@ -244,6 +244,10 @@ pub fn catalogue() -> Result<Vec<Entry>> {
             if layers == 1 {
                 protocol.rate = one;
             }
+            // Six layers need longer: after as many steps as four they are still behind them.
+            if layers == 6 {
+                protocol = protocol.steps(2 * steps);
+            }
             networks.push((format!("lsa{layers}"), protocol));
         }
         Ok(networks)

@@ -13,9 +13,9 @@ use crate::experiments::{Reproduction, Settings};
 use crate::figure::{Axis, Claims, Color, Figure, Heatmap, Line, Panel};
 
 const NETWORKS: [(&str, &str, Color); 3] = [
-    ("tf", "softmax, 5 layers", Color::BLUE),
-    ("hybrid", "hybrid: softmax, mesa", Color::RED),
-    ("mesa2", "full mesa: mesa, mesa", Color::GREEN),
+    ("tf", "softmax × 5", Color::BLUE),
+    ("hybrid", "softmax + mesa", Color::RED),
+    ("mesa2", "mesa + mesa", Color::GREEN),
 ];
 
 /// Tokens back that the first layer is probed for.
@@ -174,12 +174,12 @@ pub fn depth(settings: &Settings<'_>) -> Result<Reproduction> {
     let panel = Panel::new("")
         .x(Axis::linear("token t"))
         .y(Axis::log("loss at token t"))
-        .line(Line::mean("softmax, 3 layers", &t, &three).color(Color::SKY))
-        .line(Line::mean("softmax, 5 layers", &t, &five).color(Color::BLUE))
+        .line(Line::mean("softmax × 3", &t, &three).color(Color::SKY))
+        .line(Line::mean("softmax × 5", &t, &five).color(Color::BLUE))
         .line(Line::new("Prop. 2, 2 steps", &t, &two_all).color(Color::ORANGE).dashed())
         .line(Line::new("Prop. 2, 6 steps", &t, &six_all).color(Color::RED).dashed())
-        .line(Line::new("2 steps, newest pair dropped", &t, &two).color(Color::ORANGE).dotted())
-        .line(Line::new("6 steps, newest pair dropped", &t, &six).color(Color::RED).dotted());
+        .line(Line::new("2 steps, pair dropped", &t, &two).color(Color::ORANGE).dotted())
+        .line(Line::new("6 steps, pair dropped", &t, &six).color(Color::RED).dotted());
     let figure = Figure::new("mesa.fig6c", "Depth of the softmax transformer against steps of Prop. 2")
         .caption(format!(
             "n = 5, T = 25, {}; coefficients of the authors, learnt at n = 10. At t <= n the dropped pair makes the series look closer to \
@@ -232,8 +232,8 @@ pub fn hybrid(settings: &Settings<'_>) -> Result<Reproduction> {
     let (all, dropped) = (series(Pairing::All)?, series(Pairing::Dropped)?);
     panel = panel
         .line(Line::new("Prop. 2, all pairs", &t, &all).color(Color::ORANGE).dashed())
-        .line(Line::new("Prop. 2 as the code, newest pair dropped", &t, &dropped).color(Color::BROWN).dotted())
-        .line(Line::new("least squares, all pairs", &t, &ridge).color(Color::BLACK))
+        .line(Line::new("Prop. 2, pair dropped", &t, &dropped).color(Color::BROWN).dotted())
+        .line(Line::new("least squares", &t, &ridge).color(Color::BLACK))
         .line(Line::new("floor", &t, orthogonal_floor(SMALL.0, SMALL.1, 0.01)).color(Color::BLACK).dotted());
     let lambdas = of(&runs, "hybrid")?[0].model.lambdas(1)?;
     let figure = Figure::new("mesa.fig7a", "One mesa layer replaces a stack of softmax layers")
