@@ -9,9 +9,9 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior; kernel regression; ill-conditioned; two-layer networks |
-//! | [`algorithms`] | what a model may be running: gradient descent, least squares, Newton, CG, (L-)BFGS, online GD, Chebyshev, heavy ball, GD++, kernel polynomials; functional GD and kernel ridge; at every prefix of a prompt |
-//! | [`models`] | transformers of linear attention, sparse and general, with any activation on the scores, and of GPT-2's kind, and LSTMs, with dfdx parameters |
+//! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior; kernel regression; ill-conditioned; two-layer networks; sequences of a dynamical system |
+//! | [`algorithms`] | what a model may be running: gradient descent, least squares, Newton, CG, (L-)BFGS, online GD, Chebyshev, heavy ball, GD++, kernel polynomials; functional GD and kernel ridge; at every prefix of a prompt; on sequences, at every token |
+//! | [`models`] | transformers of linear attention, sparse and general, with any activation on the scores, and of GPT-2's kind, stacks of softmax, linear attention and mesa layers, and LSTMs, with dfdx parameters |
 //! | [`ops`] | fused forward and backward passes on the dfdx tape, whole transformers among them; the exact loss over Wishart samples |
 //! | [`compare`] | similarity of errors and of induced weights, best-matching steps with intervals, trends; intervals over seeds |
 //! | [`probe`] | linear probes of hidden states in closed form |
@@ -75,6 +75,10 @@ pub mod prelude {
     pub use std::time::Duration;
 
     pub use crate::Error;
+    pub use crate::algorithms::sequences::{
+        InverseSeries, Pairing, RecursiveLeastSquares, SequenceAlgorithm, SequenceGradient, SequenceLeastSquares,
+        SoftmaxKernel, orthogonal_floor, sequence_losses,
+    };
     pub use crate::algorithms::{
         Algorithm, Examples, FunctionalGradientDescent, GdPlusPlus, GradientDescent, KernelPolynomial, KernelRidge,
         LeastSquares, LinearSmoother, SpectralMeasure, bayes_risk, losses, minimise, risk,
@@ -88,7 +92,7 @@ pub mod prelude {
     pub use crate::linalg::Matrix;
     pub use crate::models::{
         GeneralLinearTransformer, Gpt2, Gpt2Config, Init, KernelTransformer, LinearTransformer, Lstm, LstmConfig,
-        Parameters, Parametrisation, Positions,
+        Parameters, Parametrisation, Positions, SequenceTransformer,
     };
     pub use crate::ops::attention::{Attention, Weights};
     pub use crate::ops::kernel_prompts::{KernelPrompts, Labels};
@@ -100,8 +104,8 @@ pub mod prelude {
     pub use crate::progress::{Lines, Observer, Silent};
     pub use crate::rng::{self, Rng};
     pub use crate::tasks::{
-        Combination, Covariance, Kernel, KernelRegression, LinearRegression, Profile, Prompts, Sequences, Term,
-        WeightPrior,
+        Combination, Covariance, Dynamics, Kernel, KernelRegression, LinearRegression, Profile, Prompts, Sequences,
+        Term, TokenKind, Trajectories, WeightPrior,
     };
     pub use crate::train::{
         Adam, AdamConfig, Array, Checkpoint, Clip, Curriculum, History, Muon, MuonConfig, Problem, Ramp, Schedule, Sgd,

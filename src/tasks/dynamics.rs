@@ -356,6 +356,16 @@ impl Trajectories {
         self.batch == 0
     }
 
+    /// The first `count` of them, or all if there are fewer.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for none.
+    pub fn first(&self, count: usize) -> Result<Trajectories> {
+        let batch = count.min(self.batch);
+        let states = self.states[..batch * self.length * self.dim].to_vec();
+        Trajectories::new(batch, self.length, self.dim, states)
+    }
+
     /// Tokens T that a model sees: one less than the observations.
     pub fn tokens(&self) -> usize {
         self.length - 1

@@ -36,7 +36,7 @@ impl Pairing {
     pub fn label(self) -> &'static str {
         match self {
             Pairing::All => "",
-            Pairing::Dropped => " (newest pair dropped, as the code)",
+            Pairing::Dropped => ", newest pair dropped",
         }
     }
 }

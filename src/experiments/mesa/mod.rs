@@ -1,7 +1,18 @@
 //! The figures of "Uncovering mesa-optimization algorithms in Transformers".
+//!
+//! Conventions are those of the authors' code where paper and code differ: states start uniform in ±1, noise is a standard
+//! deviation of 0.01, losses are Σ_dims (prediction − target)² / 2 at a token. Least squares and the series of Prop. 2 are shown
+//! with all pairs, and with the newest one dropped, as the code does by an off-by-one.
 
+mod depth;
+mod kernels;
+mod one_layer;
+mod probes;
 pub mod recipes;
+mod reference;
 pub mod sensitivity;
+mod stacks;
+pub mod weights;
 
 pub use recipes::recipes;
 
@@ -11,7 +22,7 @@ use crate::Result;
 /// The paper's figures, in its order.
 pub fn experiments() -> Vec<Experiment> {
     type Run = fn(&Settings<'_>) -> Result<Reproduction>;
-    let _figure = |id, title, notebook, checkpoints, run: Run| Experiment {
+    let figure = |id, title, notebook, checkpoints, run: Run| Experiment {
         id,
         paper: "mesa",
         title,
@@ -19,5 +30,25 @@ pub fn experiments() -> Vec<Experiment> {
         checkpoints,
         run,
     };
-    vec![]
+    let one = |id, title, checkpoints, run: Run| figure(id, title, "06_mesa_optimisation", checkpoints, run);
+    let deep = |id, title, checkpoints, run: Run| figure(id, title, "07_mesa_layer_and_deep_models", checkpoints, run);
+    vec![
+        one("mesa.fig2a", "The first layer binds neighbouring tokens", &["mesa-stacks"], stacks::binding),
+        one("mesa.fig3a", "Layer-1 attention of softmax transformer and hybrid", &["mesa-stacks"], stacks::attention),
+        one("mesa.fig3b", "Weights of one linear layer", &["mesa-one-layer"], one_layer::weights),
+        one("mesa.fig4a", "Losses over training, one layer", &["mesa-one-layer", "mesa-layer"], one_layer::training),
+        one("mesa.fig4b", "Six layers, compressed", &["mesa-linear", "mesa-fixed"], depth::compressed),
+        one("mesa.fig4c", "Loss at every token, one layer", &["mesa-one-layer"], one_layer::tokens),
+        one("mesa.fig4d", "Loss at every token, more layers", &["mesa-linear"], depth::tokens),
+        one("mesa.fig4e", "Probing for the target", &["mesa-linear"], depth::target),
+        one("mesa.fig4f", "Probing for the preconditioned state", &["mesa-linear"], depth::preconditioned),
+        deep("mesa.fig5b", "Least squares and kernel against dimension", &[], kernels::dimension),
+        deep("mesa.fig6ab", "Probing the softmax transformer", &["mesa-stacks"], stacks::layers),
+        deep("mesa.fig6c", "Softmax transformers against Prop. 2", &["mesa-stacks"], stacks::depth),
+        deep("mesa.fig7a", "Softmax transformer, hybrid and Prop. 2", &["mesa-stacks"], stacks::hybrid),
+        one("mesa.fig9", "Weights of six linear layers", &["mesa-linear", "mesa-fixed"], depth::weights),
+        one("mesa.fig12", "One fixed teacher: no mesa-optimiser", &["mesa-fixed"], depth::fixed),
+        deep("mesa.fig16", "What the first layer depends on, over training", &["mesa-stacks"], stacks::sensitivity),
+        deep("mesa.fig20", "Least squares and kernel with noise", &[], kernels::noise),
+    ]
 }

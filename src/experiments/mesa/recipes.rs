@@ -13,6 +13,7 @@ use crate::experiments::{Recipe, Settings, TrainOptions};
 use crate::models::SequenceTransformer;
 use crate::ops::lane_products::OnLanes;
 use crate::ops::sequence_transformer::{Architecture, LaneBatch, Layer, Mixer};
+use crate::tasks::dynamics::Teachers;
 use crate::tasks::{Dynamics, TokenKind, Trajectories};
 use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
 use crate::{Error, Result};
@@ -244,6 +245,10 @@ pub fn catalogue() -> Result<Vec<Entry>> {
             if layers == 1 {
                 protocol.rate = one;
             }
+            // At a constant rate six layers do not settle: late tokens, with their long sums, make the loss jump.
+            if layers == 6 && matches!(task.teachers, Teachers::Orthogonal) {
+                protocol.schedule = Schedule::Cosine { warmup: 100 };
+            }
             networks.push((format!("lsa{layers}"), protocol));
         }
         Ok(networks)
@@ -269,22 +274,22 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Entry {
             id: "mesa-layer",
             title: "1 mesa layer, n = 10, T = 50",
-            runs: seeds(vec![own("mesa", mesa(FULL)?.steps(2500))], 3),
+            runs: seeds(vec![own("mesa", mesa(FULL)?.steps(2500))], 1),
         },
         Entry {
             id: "mesa-linear",
             title: "1 to 6 linear layers and a mesa layer, n = 5, T = 25",
-            runs: seeds(constructed(Dynamics::linear(n, t)?, 4e-4, 3000)?, 3),
+            runs: seeds(constructed(Dynamics::linear(n, t)?, 4e-4, 3000)?, 1),
         },
         Entry {
             id: "mesa-fixed",
             title: "the same for one fixed teacher",
-            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 1500)?, 3),
+            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 1500)?, 1),
         },
         Entry {
             id: "mesa-contracting",
             title: "the same for contracting dynamics",
-            runs: seeds(constructed(Dynamics::contracting(n, t)?, 4e-4, 3000)?, 3),
+            runs: seeds(constructed(Dynamics::contracting(n, t)?, 4e-4, 3000)?, 1),
         },
         Entry {
             id: "mesa-stacks",
@@ -296,18 +301,18 @@ pub fn catalogue() -> Result<Vec<Entry>> {
                     own("tf3", embedded("tf", 3)?),
                     own("mesa2", embedded("mesa2", 2)?),
                 ],
-                3,
+                1,
             ),
         },
         Entry {
             id: "mesa-nonlinear",
             title: "softmax transformers and hybrids on non-linear dynamics, n = 5, T = 25",
-            runs: seeds(vec![own("tf", nonlinear("tf", DEPTH)?), own("hybrid", nonlinear("hybrid", 2)?)], 3),
+            runs: seeds(vec![own("tf", nonlinear("tf", DEPTH)?), own("hybrid", nonlinear("hybrid", 2)?)], 1),
         },
         Entry {
             id: "mesa-partial",
             title: "softmax transformers and hybrids on partially observed dynamics, n = 6, 2 observed, T = 40",
-            runs: seeds(vec![own("tf", partial("tf", DEPTH, 24)?), own("hybrid", partial("hybrid", 2, 24)?)], 3),
+            runs: seeds(vec![own("tf", partial("tf", DEPTH, 24)?), own("hybrid", partial("hybrid", 2, 24)?)], 1),
         },
         Entry {
             id: "mesa-widths",
@@ -320,7 +325,7 @@ pub fn catalogue() -> Result<Vec<Entry>> {
                 1,
             ),
         },
-        Entry { id: "mesa-diversity", title: "a mesa layer, 1 to 256 teachers, n = 5, T = 25", runs: seeds(pools, 3) },
+        Entry { id: "mesa-diversity", title: "a mesa layer, 1 to 256 teachers, n = 5, T = 25", runs: seeds(pools, 1) },
     ])
 }
 

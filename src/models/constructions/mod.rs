@@ -1,5 +1,6 @@
 //! Explicit weights from the papers' theorems, in double precision.
 
+pub mod mesa;
 pub mod newton;
 pub mod relu_transformer;
 

@@ -1,0 +1,103 @@
+//! Linear probes of the residual stream, fitted on one batch and scored on another.
+
+use rayon::prelude::*;
+
+use super::recipes::Trained;
+use crate::Result;
+use crate::algorithms::sequences::InverseSeries;
+use crate::linalg::Matrix;
+use crate::models::SequenceTransformer;
+use crate::probe::LinearProbe;
+use crate::tasks::Trajectories;
+
+/// What a probe is asked for, at token t of a sequence.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// The next state s_{t+1}.
+    Next,
+    /// The preconditioned state (S_{t−1} S_{t−1}ᵀ + ridge)⁻¹ s_t, by the series that is given; sequences where its norm is more
+    /// than two standard deviations above the mean are left out, as the authors do.
+    Preconditioned(InverseSeries),
+    /// The state so many tokens back.
+    Back(usize),
+}
+
+/// What came out, of each layer (0 is the input) at each token: `[layer][t]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// Σ_dims (probe − target)² / 2, the mean over held-out sequences: the paper's unit.
+    pub absolute: Vec<Vec<f64>>,
+    /// The same as a share of the target's variance: 1 is no better than a constant.
+    pub relative: Vec<Vec<f64>>,
+}
+
+/// Ridge of the probes, relative to the variance of the stream.
+const RIDGE: f64 = 1e-6;
+
+/// Fits on the first half of `sequences` and scores on the second, at the tokens `at` (from 0).
+///
+/// # Errors
+/// [`crate::Error::Shape`] for sequences of another dimension.
+pub fn probe(
+    model: &SequenceTransformer,
+    run: &Trained,
+    sequences: &Trajectories,
+    target: &Target,
+    at: &[usize],
+) -> Result<Scores> {
+    let streams = model.residuals(&run.tokens(sequences)?)?;
+    let (batch, tokens, n) = (sequences.len(), sequences.tokens(), sequences.dim());
+    let width = model.architecture().width;
+    let of_token = |t: usize| -> Result<Vec<(f64, f64)>> {
+        let mut targets: Vec<Vec<f64>> = (0..batch).map(|i| value(sequences.states(i), n, t, target)).collect();
+        let mut kept: Vec<usize> = (0..batch).collect();
+        if let Target::Preconditioned(_) = target {
+            let norms: Vec<f64> = targets.iter().map(|y| y.iter().map(|v| v * v).sum::<f64>().sqrt()).collect();
+            let mean = norms.iter().sum::<f64>() / batch as f64;
+            let sd = (norms.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / batch as f64).sqrt();
+            kept.retain(|i| norms[*i] <= mean + 2.0 * sd);
+            targets = kept.iter().map(|i| targets[*i].clone()).collect();
+        }
+        let fitted = kept.len() / 2;
+        let held = (kept.len() - fitted) as f64;
+        streams
+            .iter()
+            .map(|stream| {
+                let row = |i: &usize| stream[(i * tokens + t) * width..][..width].iter().map(|v| *v as f32);
+                let hidden: Vec<f32> = kept.iter().flat_map(row).collect();
+                let (fit, test) = hidden.split_at(fitted * width);
+                let (mut error, mut variance) = (0.0, 0.0);
+                for k in 0..n {
+                    let y: Vec<f64> = targets.iter().map(|y| y[k]).collect();
+                    let probe = LinearProbe::fit(fit, &y[..fitted], RIDGE)?;
+                    let mean = y[..fitted].iter().sum::<f64>() / fitted as f64;
+                    for (p, y) in probe.predict(test).iter().zip(&y[fitted..]) {
+                        error += (p - y).powi(2);
+                        variance += (y - mean).powi(2);
+                    }
+                }
+                Ok((0.5 * error / held, error / variance.max(f64::MIN_POSITIVE)))
+            })
+            .collect()
+    };
+    let all: Vec<Vec<(f64, f64)>> = at.par_iter().map(|t| of_token(*t)).collect::<Result<_>>()?;
+    let layers = streams.len();
+    let of = |f: fn(&(f64, f64)) -> f64| (0..layers).map(|l| all.iter().map(|s| f(&s[l])).collect()).collect();
+    Ok(Scores { absolute: of(|s| s.0), relative: of(|s| s.1) })
+}
+
+/// The target at token `t` (from 0) of a sequence's states `[T + 1, n]`.
+fn value(states: &[f64], n: usize, t: usize, target: &Target) -> Vec<f64> {
+    let state = |t: usize| &states[t * n..][..n];
+    match target {
+        Target::Next => state(t + 1).to_vec(),
+        Target::Back(back) => state(t.saturating_sub(*back)).to_vec(),
+        Target::Preconditioned(series) => {
+            let mut gram = Matrix::zeros(n, n);
+            for s in (0..t).map(state) {
+                gram = gram.plus(1.0, &Matrix::from_fn(n, n, |i, j| s[i] * s[j]));
+            }
+            series.iterates(&gram, state(t)).pop().unwrap_or_default()
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Figures 2A, 3A, 6, 7A, 16: softmax transformers and hybrids on plain tokens.
+
+use serde_json::json;
+
+use super::depth::{at, curves, of, overall, preconditioning_claims, probing, sample, seeds};
+use super::kernels::RIDGE;
+use super::one_layer::mean;
+use super::probes::{Scores, Target, probe};
+use super::recipes::{self, SENSITIVITIES, SMALL, Trained};
+use crate::Result;
+use crate::algorithms::sequences::{InverseSeries, Pairing, SequenceLeastSquares, orthogonal_floor, sequence_losses};
+use crate::experiments::{Reproduction, Settings};
+use crate::figure::{Axis, Claims, Color, Figure, Heatmap, Line, Panel};
+
+const NETWORKS: [(&str, &str, Color); 3] = [
+    ("tf", "softmax × 5", Color::BLUE),
+    ("hybrid", "softmax + mesa", Color::RED),
+    ("mesa2", "mesa + mesa", Color::GREEN),
+];
+
+/// Tokens back that the first layer is probed for.
+const HORIZON: usize = 8;
+
+/// Relative held-out errors of the probes of the first layer's output at the last token, for the states 0 to 7 back.
+pub(super) fn bound_tokens(run: &Trained, settings: &Settings<'_>) -> Result<Vec<f64>> {
+    let sequences = sample(run, settings)?;
+    let last = [sequences.tokens() - 1];
+    (0..HORIZON)
+        .map(|back| Ok(probe(&run.model, run, &sequences, &Target::Back(back), &last)?.relative[1][0]))
+        .collect()
+}
+
+/// Figures 2A and 17.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn binding(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-stacks", |_| true, settings)?;
+    let mut panel = Panel::new("")
+        .x(Axis::linear("state probed for, tokens back").ticks(0..HORIZON))
+        .y(Axis::log("relative error, held out").range(1e-5, 2.0));
+    let mut config = json!({ "checkpoint": "mesa-stacks" });
+    let mut claims = Claims::new();
+    for (network, name, color) in NETWORKS {
+        let all: Vec<Vec<f64>> =
+            of(&runs, network)?.iter().map(|run| bound_tokens(run, settings)).collect::<Result<_>>()?;
+        let line = Line::mean(name, 0..HORIZON, &all).color(color).markers();
+        if network != "mesa2" {
+            claims = claims
+                .at_most(format!("mesa.fig2a.{network}-now"), format!("{name}: s_t is decodable"), line.y[0], 0.05)
+                .at_most(format!("mesa.fig2a.{network}-before"), format!("{name}: so is s_{{t−1}}"), line.y[1], 0.05)
+                .at_least(format!("mesa.fig2a.{network}-older"), format!("{name}: s_{{t−2}} is not"), line.y[2], 0.3);
+        }
+        config[network] = json!(line.y);
+        panel = panel.line(line);
+    }
+    let figure = Figure::new("mesa.fig2a", "The first layer binds a token to the one before it")
+        .caption(format!(
+            "n = 5, T = 25, {}: linear probes of layer 1's output at t = T for the states before it, held out; 1 is no better than a \
+             constant.",
+            seeds(of(&runs, "tf")?.len())
+        ))
+        .panel(panel);
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// Figures 3A, 14 and 15.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-stacks", |n| n == "tf" || n == "hybrid", settings)?;
+    let mut figure = Figure::new("mesa.fig3a", "Layer 1 copies: heads attend to the token itself and to the one before")
+        .caption(
+            "Mean attention weights of layer 1 over sequences, one seed, n = 5, T = 25; rows attend to columns. The claims are over all \
+             seeds: of each network the best head's mean weight on the token itself and on the one before.",
+        )
+        .columns(4);
+    let mut claims = Claims::new();
+    let mut config = json!({ "checkpoint": "mesa-stacks" });
+    for (network, name, _) in &NETWORKS[..2] {
+        let (mut own, mut before, mut spread) = (f64::INFINITY, f64::INFINITY, 0.0_f64);
+        for (k, run) in of(&runs, network)?.into_iter().enumerate() {
+            let sequences = run.protocol.task.sample(if settings.quick { 128 } else { 512 }, settings.seed)?;
+            let maps = run.model.attention(&run.tokens(&sequences)?, 0)?;
+            let n = sequences.tokens();
+            let band = |m: &[f64], back: usize| mean(&(back..n).map(|t| m[t * n + t - back]).collect::<Vec<_>>());
+            let most = |back: usize| maps.iter().map(|(m, _)| band(m, back)).fold(0.0, f64::max);
+            own = own.min(most(0));
+            before = before.min(most(1));
+            spread = maps.iter().fold(spread, |s, (_, sd)| s.max(mean(sd)));
+            if k == 0 {
+                for (h, (m, _)) in maps.iter().enumerate() {
+                    let short = if *network == "tf" { "softmax" } else { "hybrid" };
+                    figure = figure.panel(
+                        Panel::new(format!("{short}, head {}", h + 1)).heatmap(Heatmap::new(n, n, m).range(0.0, 1.0)),
+                    );
+                }
+            }
+        }
+        config[network] = json!({ "self": own, "previous": before, "sd": spread });
+        claims = claims
+            .at_least(
+                format!("mesa.fig3a.{network}-before"),
+                format!("{name}: a head's weight on the token before"),
+                before,
+                0.4,
+            )
+            .at_least(
+                format!("mesa.fig3a.{network}-self"),
+                format!("{name}: a head's weight on the token itself"),
+                own,
+                0.4,
+            )
+            .at_most(
+                format!("mesa.fig3a.{network}-sd"),
+                format!("{name}: the maps hardly depend on the data (mean sd)"),
+                spread,
+                0.1,
+            );
+    }
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// Figures 6A and 6B.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn layers(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-stacks", |n| n == "tf", settings)?;
+    let all: Vec<&Trained> = runs.iter().collect();
+    let series = InverseSeries::authors("linear", Pairing::All)?;
+    let (a, scores, _) = probing("", "", "", &all, &Target::Next, settings)?;
+    let (b, inner, untrained) = probing("", "", "", &all, &Target::Preconditioned(series), settings)?;
+    let mut panels = [a.panels[1].clone(), b.panels[1].clone()];
+    panels[0].title = "A: the next state".to_owned();
+    panels[1].title = "B: the preconditioned state".to_owned();
+    let figure = Figure::new("mesa.fig6ab", "The softmax transformer too goes step by step")
+        .caption(format!(
+            "Five softmax layers, no LayerNorm and no MLP (as the code has it for linear tasks), n = 5, T = 25, {}. Linear probes, held \
+             out, relative to the target's variance.",
+            seeds(runs.len())
+        ))
+        .panels(panels);
+    let last = SMALL.1 - 2;
+    let layers = scores[0].relative.len() - 1;
+    let ratio =
+        mean(&scores.iter().map(|s: &Scores| s.relative[layers][last] / s.relative[0][last]).collect::<Vec<_>>());
+    let claims = Claims::new().at_most(
+        "mesa.fig6a.last",
+        "at t = T the last layer's error for s_{t+1} is a small share of the input's",
+        ratio,
+        0.1,
+    );
+    let mut all_claims = claims;
+    for claim in preconditioning_claims("mesa.fig6b", &inner, &untrained, 0.75).iter() {
+        all_claims.push(claim.clone());
+    }
+    Ok(Reproduction { figure, claims: all_claims, config: json!({ "checkpoint": "mesa-stacks" }) })
+}
+
+/// Figure 6C.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn depth(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-stacks", |n| n.starts_with("tf"), settings)?;
+    let test = sample(of(&runs, "tf")?[0], settings)?;
+    let t: Vec<usize> = (1..=SMALL.1).collect();
+    let (three, five) = (curves(&runs, "tf3", &test)?, curves(&runs, "tf", &test)?);
+    let series = |setting, pairing| sequence_losses(&InverseSeries::authors(setting, pairing)?, &test, None);
+    let (two_all, six_all) = (series("linear2", Pairing::All)?, series("linear", Pairing::All)?);
+    let (two, six) = (series("linear2", Pairing::Dropped)?, series("linear", Pairing::Dropped)?);
+    let panel = Panel::new("")
+        .x(Axis::linear("token t"))
+        .y(Axis::log("loss at token t"))
+        .line(Line::mean("softmax × 3", &t, &three).color(Color::SKY))
+        .line(Line::mean("softmax × 5", &t, &five).color(Color::BLUE))
+        .line(Line::new("Prop. 2, 2 steps", &t, &two_all).color(Color::ORANGE).dashed())
+        .line(Line::new("Prop. 2, 6 steps", &t, &six_all).color(Color::RED).dashed())
+        .line(Line::new("2 steps, pair dropped", &t, &two).color(Color::ORANGE).dotted())
+        .line(Line::new("6 steps, pair dropped", &t, &six).color(Color::RED).dotted());
+    let figure = Figure::new("mesa.fig6c", "Depth of the softmax transformer against steps of Prop. 2")
+        .caption(format!(
+            "n = 5, T = 25, {}; coefficients of the authors, learnt at n = 10. At t <= n the dropped pair makes the series look closer to \
+             the transformer than it is.",
+            seeds(five.len())
+        ))
+        .panel(panel);
+    let late = 3 * SMALL.0 / 2;
+    let gap = |a: &[Vec<f64>], b: &[f64]| {
+        mean(&(late..SMALL.1).map(|k| (at(a, k).ln() - b[k].ln()).abs()).collect::<Vec<_>>())
+    };
+    let early = |b: &[f64]| mean(&(1..SMALL.0).map(|k| (at(&five, k).ln() - b[k].ln()).abs()).collect::<Vec<_>>());
+    let claims = Claims::new()
+        .at_most(
+            "mesa.fig6c.deep",
+            "5 layers are near 6 steps for t ≥ 1.5 n (mean gap in ln loss)",
+            gap(&five, &six_all),
+            0.3,
+        )
+        .at_most("mesa.fig6c.shallow", "3 layers are near 2 steps there", gap(&three, &two_all), 0.3)
+        .at_least(
+            "mesa.fig6c.early",
+            "at t < n the gap with all pairs exceeds that with the newest dropped (ratio)",
+            early(&six_all) / early(&six),
+            1.0,
+        );
+    let config = json!({ "checkpoint": "mesa-stacks", "tf3": overall(&three), "tf": overall(&five) });
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// Figure 7A.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn hybrid(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-stacks", |_| true, settings)?;
+    let test = sample(of(&runs, "tf")?[0], settings)?;
+    let t: Vec<usize> = (1..=SMALL.1).collect();
+    let mut panel = Panel::new("").x(Axis::linear("token t")).y(Axis::log("loss at token t"));
+    let mut means = Vec::new();
+    let mut ends = Vec::new();
+    for (network, name, color) in NETWORKS {
+        let all = curves(&runs, network, &test)?;
+        means.push(overall(&all));
+        ends.push(at(&all, SMALL.1 - 1));
+        panel = panel.line(Line::mean(name, &t, &all).color(color));
+    }
+    let series = |pairing| sequence_losses(&InverseSeries::authors("linear", pairing)?, &test, None);
+    let ridge = sequence_losses(&SequenceLeastSquares { ridge: RIDGE, pairing: Pairing::All }, &test, None)?;
+    let (all, dropped) = (series(Pairing::All)?, series(Pairing::Dropped)?);
+    panel = panel
+        .line(Line::new("Prop. 2, all pairs", &t, &all).color(Color::ORANGE).dashed())
+        .line(Line::new("Prop. 2, pair dropped", &t, &dropped).color(Color::BROWN).dotted())
+        .line(Line::new("least squares", &t, &ridge).color(Color::BLACK))
+        .line(Line::new("floor", &t, orthogonal_floor(SMALL.0, SMALL.1, 0.01)).color(Color::BLACK).dotted());
+    let lambdas = of(&runs, "hybrid")?[0].model.lambdas(1)?;
+    let figure = Figure::new("mesa.fig7a", "One mesa layer replaces a stack of softmax layers")
+        .caption(format!(
+            "n = 5, T = 25, plain tokens, {}, 4,000 steps each. λ of the hybrid's heads: {}.",
+            seeds(of(&runs, "tf")?.len()),
+            lambdas.iter().map(|l| format!("{l:.2}")).collect::<Vec<_>>().join(", ")
+        ))
+        .panel(panel);
+    let claims = Claims::new()
+        .at_most(
+            "mesa.fig7a.mean",
+            "the hybrid beats the softmax transformer (ratio of mean losses)",
+            means[1] / means[0],
+            1.0,
+        )
+        .at_most("mesa.fig7a.end", "… and at t = T", ends[1] / ends[0], 1.0)
+        .at_least(
+            "mesa.fig7a.floor",
+            "yet it is not at the floor of least squares (ratio of mean losses)",
+            means[1] / mean(&ridge),
+            1.0,
+        );
+    let config = json!({
+        "checkpoint": "mesa-stacks", "means": means, "at_T": ends, "least_squares": mean(&ridge), "prop2": mean(&all),
+        "prop2_code": mean(&dropped), "lambda": lambdas,
+    });
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// Figure 16.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn sensitivity(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-stacks", |_| true, settings)?;
+    let colors = super::depth::shades(SENSITIVITIES.len());
+    let mut figure = Figure::new("mesa.fig16", "The first layer comes to depend on the newest tokens")
+        .caption(
+            "‖∇_{s_{t'}} f^{(1)}_{T}‖, the mean over channels and sequences, over training, n = 5, T = 25. Copying the previous token is \
+             learnt suddenly.",
+        )
+        .columns(3);
+    let mut claims = Claims::new();
+    let mut config = json!({ "checkpoint": "mesa-stacks" });
+    for (network, name, _) in NETWORKS {
+        let all = of(&runs, network)?;
+        let mut panel = Panel::new(name).x(Axis::linear("training step")).y(Axis::linear("sensitivity"));
+        let mut last = Vec::new();
+        for (token, color) in SENSITIVITIES.iter().zip(colors.iter().rev()) {
+            let series: Vec<Vec<f64>> =
+                all.iter().map(|run| Ok(run.history.measure(token)?.to_vec())).collect::<Result<_>>()?;
+            let line = Line::mean(*token, &all[0].history.steps, &series).color(*color);
+            last.push(line.y.last().copied().unwrap_or(f64::NAN));
+            panel = panel.line(line);
+        }
+        figure = figure.panel(panel);
+        if network != "mesa2" {
+            claims = claims
+                .at_least(
+                    format!("mesa.fig16.{network}-now"),
+                    format!("{name}: s_t over s_{{t−3}}, at the end"),
+                    last[0] / last[3],
+                    3.0,
+                )
+                .at_least(
+                    format!("mesa.fig16.{network}-before"),
+                    format!("{name}: s_{{t−1}} over s_{{t−3}}"),
+                    last[1] / last[3],
+                    3.0,
+                );
+        } else {
+            claims =
+                claims.at_most("mesa.fig16.mesa2", "full mesa is diffuse: s_t over s_{t−3}", last[0] / last[3], 3.0);
+        }
+        config[network] = json!(last);
+    }
+    Ok(Reproduction { figure, claims, config })
+}

@@ -1,0 +1,95 @@
+//! The propositions of `mesa`, and its baselines against the authors' numbers.
+
+use incontext::algorithms::sequences::{
+    InverseSeries, Pairing, RecursiveLeastSquares, SequenceAlgorithm, SequenceGradient, SequenceLeastSquares,
+    orthogonal_floor, predictions, sequence_losses,
+};
+use incontext::linalg::Matrix;
+use incontext::models::constructions::mesa::{gradient_step, gradient_steps};
+use incontext::ops::sequence_transformer::LaneBatch;
+use incontext::tasks::{Dynamics, TokenKind};
+
+fn worst(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// Prop. 1 with any Φ_0: the layer's output is (Φ_0 − η ∇L_t(Φ_0)) s_t, the gradient written out.
+#[test]
+fn proposition_1_is_a_gradient_step() {
+    let (n, rate) = (4, 0.03);
+    let sequences = Dynamics::linear(n, 10).unwrap().sample(5, 1).unwrap();
+    let phi = Matrix::from_fn(n, n, |i, j| 0.3 * ((i * 7 + j * 3) % 5) as f64 - 0.4);
+    let (mut tokens, mut expected) = (Vec::new(), Vec::new());
+    for i in 0..sequences.len() {
+        let states: Vec<&[f64]> = sequences.states(i).chunks(n).collect();
+        for t in 0..sequences.tokens() {
+            tokens.extend(phi.mul_vec(states[t]));
+            tokens.extend_from_slice(states[t]);
+            tokens.extend(if t > 0 { states[t - 1].to_vec() } else { vec![0.0; n] });
+            let mut stepped = phi.clone();
+            for s in 0..t {
+                let error: Vec<f64> = states[s + 1].iter().zip(phi.mul_vec(states[s])).map(|(y, p)| y - p).collect();
+                stepped = stepped.plus(rate, &Matrix::from_fn(n, n, |a, b| error[a] * states[s][b]));
+            }
+            expected.extend(stepped.mul_vec(states[t]));
+        }
+    }
+    let tokens = LaneBatch::new(5, 10, 3 * n, &tokens).unwrap();
+    assert!(worst(&gradient_step(rate, &phi).unwrap().predict(&tokens).unwrap(), &expected) < 1e-12);
+}
+
+/// K layers of two heads are K steps of gradient descent at every token, for K up to 8.
+#[test]
+fn two_heads_a_layer_are_gradient_descent() {
+    let sequences = Dynamics::linear(5, 25).unwrap().sample(20, 2).unwrap();
+    let tokens = sequences.inputs(TokenKind::Constructed).unwrap();
+    for steps in [1, 2, 4, 8] {
+        let network = gradient_steps(5, &vec![0.04; steps]).unwrap().predict(&tokens).unwrap();
+        let descent = predictions(&SequenceGradient { rate: 0.04, steps }, &sequences, None).unwrap();
+        assert!(worst(&network, &descent) < 1e-12, "{steps} steps");
+    }
+}
+
+/// The filter is the factorisation, and forgetting is a weighted regression.
+#[test]
+fn recursion_and_factorisation_agree() {
+    let sequences = Dynamics::linear(5, 30).unwrap().sample(8, 3).unwrap();
+    let filter = predictions(&RecursiveLeastSquares { ridge: 0.1, forget: 1.0 }, &sequences, None).unwrap();
+    let exact = predictions(&SequenceLeastSquares { ridge: 0.1, pairing: Pairing::All }, &sequences, None).unwrap();
+    assert!(worst(&filter, &exact) < 1e-10);
+    // With the newest pair dropped, token t is predicted as if it were token t − 1's regression.
+    let dropped = SequenceLeastSquares { ridge: 0.1, pairing: Pairing::Dropped };
+    assert!(worst(&predictions(&dropped, &sequences, None).unwrap(), &exact) > 0.1);
+    assert_eq!(dropped.name(), "least squares, newest pair dropped");
+}
+
+/// The floor is what least squares reaches without noise.
+#[test]
+fn least_squares_reaches_the_floor() {
+    let task = Dynamics { noise: 0.0, ..Dynamics::linear(4, 10).unwrap() };
+    let sequences = task.sample(4000, 4).unwrap();
+    let ridge = SequenceLeastSquares { ridge: 1e-9, pairing: Pairing::All };
+    let losses = sequence_losses(&ridge, &sequences, None).unwrap();
+    for (loss, floor) in losses.iter().zip(orthogonal_floor(4, 10, 0.0)) {
+        assert!((loss - floor).abs() < 0.02, "{loss} {floor}");
+    }
+}
+
+/// At n = 10, T = 50 the baselines have the means that the authors stored: with their pairs lost, and as the paper states them.
+#[test]
+fn baselines_are_those_of_the_authors() {
+    let sequences = Dynamics::linear(10, 50).unwrap().sample(768, 5).unwrap();
+    let mean = |a: &dyn SequenceAlgorithm| sequence_losses(a, &sequences, None).unwrap().iter().sum::<f64>() / 50.0;
+    let ridge = |pairing| mean(&SequenceLeastSquares { ridge: 1e-3, pairing });
+    let series = |setting, pairing| mean(&InverseSeries::authors(setting, pairing).unwrap());
+    let close = |value: f64, stored: f64| assert!((value / stored - 1.0).abs() < 0.04, "{value}, stored {stored}");
+    close(ridge(Pairing::Dropped), 0.2107);
+    close(ridge(Pairing::All), 0.184);
+    close(series("constructed", Pairing::Dropped), 0.234);
+    close(series("linear", Pairing::Dropped), 0.230);
+    close(series("linear", Pairing::All), 0.204);
+    let gradient = SequenceGradient::line_searched(&sequences).unwrap();
+    close(gradient.rate, 0.032);
+    close(mean(&gradient), 0.894 * 1.03);
+}
