@@ -65,17 +65,17 @@ pub fn weights(settings: &Settings<'_>) -> Result<Reproduction> {
     let claims = Claims::new()
         .at_most(
             "mesa.fig3b.rate",
-            "the weights' step size Σ_h (W_KᵀW_Q)(P W_V) is the line-searched η (relative gap)",
+            "the weights' step size Σ_{h} (W_{K}ᵀW_{Q})(P W_{V}) is the line-searched η (relative gap)",
             (rate / gradient.rate - 1.0).abs(),
             0.1,
         )
         .at_least(
             "mesa.fig3b.value",
-            "P W_V is made of multiples of the identity (least share, heads and seeds)",
+            "P W_{V} is made of multiples of the identity (least share, heads and seeds)",
             worst,
             0.75,
         )
-        .at_least("mesa.fig3b.key", "… and so is W_KᵀW_Q (mean share)", mean(&answers), 0.75);
+        .at_least("mesa.fig3b.key", "… and so is W_{K}ᵀW_{Q} (mean share)", mean(&answers), 0.75);
     let config = json!({
         "checkpoint": "mesa-one-layer", "step_size": rates, "line_searched": gradient.rate, "fraction_pv": fractions,
         "fraction_kq": answers, "start": "U(-1, 1), the authors' code",

@@ -254,7 +254,7 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Ok(networks)
     };
     let (n, t) = SMALL;
-    let full_one = Protocol { keep_all: true, ..linear_attention(FULL, 1)?.steps(2000) };
+    let full_one = Protocol { keep_all: true, record_every: 100, ..linear_attention(FULL, 1)?.steps(2000) };
     let embedded = |name: &str, layers| named(SMALL, name, layers);
     let own = |name: &str, protocol: Protocol| (name.to_owned(), protocol);
     let widths = [2, 4, 8, 16];

@@ -47,7 +47,7 @@ pub fn binding(settings: &Settings<'_>) -> Result<Reproduction> {
         let line = Line::mean(name, 0..HORIZON, &all).color(color).markers();
         if network != "mesa2" {
             claims = claims
-                .at_most(format!("mesa.fig2a.{network}-now"), format!("{name}: s_t is decodable"), line.y[0], 0.05)
+                .at_most(format!("mesa.fig2a.{network}-now"), format!("{name}: s_{{t}} is decodable"), line.y[0], 0.05)
                 .at_most(format!("mesa.fig2a.{network}-before"), format!("{name}: so is s_{{t−1}}"), line.y[1], 0.05)
                 .at_least(format!("mesa.fig2a.{network}-older"), format!("{name}: s_{{t−2}} is not"), line.y[2], 0.3);
         }
@@ -273,7 +273,7 @@ pub fn sensitivity(settings: &Settings<'_>) -> Result<Reproduction> {
     let colors = super::depth::shades(SENSITIVITIES.len());
     let mut figure = Figure::new("mesa.fig16", "The first layer comes to depend on the newest tokens")
         .caption(
-            "‖∇_{s_{t'}} f^{(1)}_{T}‖, the mean over channels and sequences, over training, n = 5, T = 25. Copying the previous token is \
+            "‖∂f^{(1)}_{T}/∂s_{t−j}‖, f^{(1)} the first layer's output, the mean over channels and sequences, over training, n = 5, T = 25. Copying the previous token is \
              learnt suddenly.",
         )
         .columns(3);
@@ -295,7 +295,7 @@ pub fn sensitivity(settings: &Settings<'_>) -> Result<Reproduction> {
             claims = claims
                 .at_least(
                     format!("mesa.fig16.{network}-now"),
-                    format!("{name}: s_t over s_{{t−3}}, at the end"),
+                    format!("{name}: s_{{t}} over s_{{t−3}}, at the end"),
                     last[0] / last[3],
                     3.0,
                 )
@@ -307,7 +307,7 @@ pub fn sensitivity(settings: &Settings<'_>) -> Result<Reproduction> {
                 );
         } else {
             claims =
-                claims.at_most("mesa.fig16.mesa2", "full mesa is diffuse: s_t over s_{t−3}", last[0] / last[3], 3.0);
+                claims.at_most("mesa.fig16.mesa2", "full mesa is diffuse: s_{t} over s_{t−3}", last[0] / last[3], 3.0);
         }
         config[network] = json!(last);
     }
