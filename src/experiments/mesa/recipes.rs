@@ -13,7 +13,6 @@ use crate::experiments::{Recipe, Settings, TrainOptions};
 use crate::models::SequenceTransformer;
 use crate::ops::lane_products::OnLanes;
 use crate::ops::sequence_transformer::{Architecture, LaneBatch, Layer, Mixer};
-use crate::tasks::dynamics::Teachers;
 use crate::tasks::{Dynamics, TokenKind, Trajectories};
 use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
 use crate::{Error, Result};
@@ -245,16 +244,12 @@ pub fn catalogue() -> Result<Vec<Entry>> {
             if layers == 1 {
                 protocol.rate = one;
             }
-            // At a constant rate six layers do not settle: late tokens, with their long sums, make the loss jump.
-            if layers == 6 && matches!(task.teachers, Teachers::Orthogonal) {
-                protocol.schedule = Schedule::Cosine { warmup: 100 };
-            }
             networks.push((format!("lsa{layers}"), protocol));
         }
         Ok(networks)
     };
     let (n, t) = SMALL;
-    let full_one = Protocol { keep_all: true, record_every: 100, ..linear_attention(FULL, 1)?.steps(2000) };
+    let full_one = Protocol { keep_all: true, ..linear_attention(FULL, 1)?.steps(2000) };
     let embedded = |name: &str, layers| named(SMALL, name, layers);
     let own = |name: &str, protocol: Protocol| (name.to_owned(), protocol);
     let widths = [2, 4, 8, 16];
