@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::recipes::{DIM, TEST_SEED, Trained, kernel};
 use crate::Result;
-use crate::algorithms::{FunctionalGradientDescent, LinearSmoother, bayes_risk, risk};
+use crate::algorithms::{bayes_risk, risk};
 use crate::compare::Interval;
 use crate::figure::{Color, Line};
 use crate::linalg::Matrix;
@@ -67,22 +67,27 @@ pub(super) fn bayes_line(x: &[usize], values: &[f64]) -> Line {
 /// The ln risk of `steps` steps of functional gradient descent with the data's own kernel and the best constant step,
 /// for each number of steps.
 ///
-/// The kernel's own matrix drives the iteration and K₊ is the covariance of the labels: they differ for a kernel that
-/// is not positive semi-definite.
+/// In the eigenvectors of K̂ the weights after l steps of size η are (1 − (1 − ηλ)ˡ) / λ times those of the kernel's values
+/// at the query. The kernel's own matrix drives the iteration and K₊ is the covariance of the labels: they differ for a
+/// kernel that is not positive semi-definite.
 pub(super) fn descent(kernel: &Kernel, n: usize, steps: &[usize], size: usize) -> Result<Vec<f64>> {
     let prompts = test_prompts(kernel, n, size)?;
-    let most = steps.iter().copied().max().unwrap_or(0);
     // From 0.01 on by factors of 1.08: beyond 2 / λ_max, which is less than 2, the iteration diverges.
     let grid: Vec<f64> = (0..70).map(|k| 0.01 * 1.08_f64.powi(k)).collect();
     let of_prompt = |k: usize| -> Result<Vec<f64>> {
-        let x = prompts.x(k).unwrap_or_default();
         let covariance = prompts.covariance(k).unwrap_or_else(|| Matrix::identity(n + 1));
-        let gram = if kernel.is_positive() { covariance.clone() } else { kernel.gram(&x, DIM)? };
+        let gram = kernel.gram(&prompts.x(k).unwrap_or_default(), DIM)?;
+        let (values, vectors) = Matrix::from_fn(n, n, |i, j| gram[(i, j)]).eigen_symmetric()?;
+        let query: Vec<f64> = (0..n).map(|i| gram[(i, n)]).collect();
+        let query = vectors.transpose().mul_vec(&query);
         let mut all = Vec::with_capacity(grid.len() * steps.len());
         for eta in &grid {
-            let weights = FunctionalGradientDescent::new(vec![*eta])?.weights(&gram, most)?;
             for step in steps {
-                all.push(risk(&weights[*step], &covariance)?);
+                let filter = |v: f64| {
+                    if v.abs() < 1e-9 { eta * *step as f64 } else { (1.0 - (1.0 - eta * v).powi(*step as i32)) / v }
+                };
+                let filtered: Vec<f64> = values.iter().zip(&query).map(|(v, q)| filter(*v) * q).collect();
+                all.push(risk(&vectors.mul_vec(&filtered), &covariance)?);
             }
         }
         Ok(all)
