@@ -104,13 +104,12 @@ pub fn record(arguments: &[OsString]) -> Outcome<u8> {
     let mut compiler = Command::new(program);
     compiler.args(arguments).env_remove(RECORD).env_remove(KEY).env_remove(WRAPPER);
     let status = compiler.status().doing(|| "run rustc".into())?;
-    if status.success() {
-        if let Some(record) = describe(program, arguments) {
-            let path = std::env::var_os(RECORD).map(PathBuf::from).unwrap_or_default();
-            let text =
-                serde_json::to_string(&record).map_err(std::io::Error::other).doing(|| "describe a cell".into())?;
-            house::write(&path, text)?;
-        }
+    if status.success()
+        && let Some(record) = describe(program, arguments)
+    {
+        let path = std::env::var_os(RECORD).map(PathBuf::from).unwrap_or_default();
+        let text = serde_json::to_string(&record).map_err(std::io::Error::other).doing(|| "describe a cell".into())?;
+        house::write(&path, text)?;
     }
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
