@@ -444,7 +444,7 @@ fn protocols_and_names() {
     refuses("a work folder that cannot be made", &["could not"], || {
         let options = TrainOptions { resume: true, ..TrainOptions::default() };
         let interrupting = Settings { observer: &Stop, ..blocked };
-        (experiments::recipe("pgd-identity")?.run)(&interrupting, &options)
+        experiments::recipe("pgd-identity")?.run(&interrupting, &options)
     });
 }
 

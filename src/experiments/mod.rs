@@ -5,6 +5,7 @@ pub mod fgd;
 pub mod mesa;
 pub mod newton;
 pub mod pgd;
+mod shipping;
 
 use std::path::PathBuf;
 
@@ -78,9 +79,19 @@ pub struct Recipe {
     pub id: &'static str,
     /// What is trained, in a line.
     pub title: &'static str,
+    /// Trains the checkpoint of this id; see [`Recipe::run`].
+    pub train: fn(&str, &Settings<'_>, &TrainOptions) -> Result<PathBuf>,
+}
+
+impl Recipe {
     /// Trains. `seed` replaces the recipe's own first seed; without `resume`, unfinished state is discarded.
     /// Returns the path of the checkpoint written.
-    pub run: fn(&Settings<'_>, &TrainOptions) -> Result<PathBuf>,
+    ///
+    /// # Errors
+    /// As the trainer's; [`Error::File`] where a file cannot be written.
+    pub fn run(&self, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
+        (self.train)(self.id, settings, options)
+    }
 }
 
 /// Options of [`Recipe::run`].

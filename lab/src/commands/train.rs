@@ -40,7 +40,7 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
     let out = options.out.as_deref().map(results_folder).transpose()?;
     let bars = Bars::new(false)?;
     let how = TrainOptions { resume: options.resume, seed: options.seed, out };
-    match (recipe.run)(&settings(house, &bars), &how) {
+    match recipe.run(&settings(house, &bars), &how) {
         Ok(path) => {
             println!("{}", path.display());
             Ok(0)

@@ -10,6 +10,7 @@ use dfdx::prelude::{Cpu, Gradients};
 use rayon::prelude::*;
 use serde_json::json;
 
+use crate::experiments::shipping::{self, Shipment};
 use crate::experiments::{Recipe, Settings, TrainOptions};
 use crate::models::KernelTransformer;
 use crate::ops::kernel_prompts::{KernelPrompts, Labels};
@@ -386,17 +387,8 @@ pub fn catalogue() -> Result<Vec<(&'static str, &'static str, Vec<Run>)>> {
 
 /// The recipes, as the command line lists them.
 pub fn recipes() -> Vec<Recipe> {
-    // One function pointer a recipe: a recipe is plain data without captures.
-    const RUNS: [fn(&Settings<'_>, &TrainOptions) -> Result<PathBuf>; 6] = [
-        |s, o| train_recipe(0, s, o),
-        |s, o| train_recipe(1, s, o),
-        |s, o| train_recipe(2, s, o),
-        |s, o| train_recipe(3, s, o),
-        |s, o| train_recipe(4, s, o),
-        |s, o| train_recipe(5, s, o),
-    ];
     let catalogue = catalogue().unwrap_or_default();
-    catalogue.into_iter().zip(RUNS).map(|((id, title, _), run)| Recipe { id, title, run }).collect()
+    catalogue.into_iter().map(|(id, title, _)| Recipe { id, title, train: train_recipe }).collect()
 }
 
 /// Shows the progress of many short runs as that of one piece of work.
@@ -430,30 +422,28 @@ impl Observer for Together<'_> {
     }
 }
 
-fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
-    let (id, title, mut runs) = catalogue()?.swap_remove(index);
+fn train_recipe(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
+    let (_, title, mut runs) = shipping::entry(catalogue()?, id, |e| e.0)?;
     if let Some(seed) = options.seed {
         // One network for each configuration, under the seed that was asked for.
         runs.retain(|run| run.seed == 0);
         runs.iter_mut().for_each(|run| *run = Run::new(run.protocol.clone(), seed));
     }
-    let folder = options.out.clone().unwrap_or_else(|| settings.checkpoints.clone());
     let work = settings.work.join(id);
-    for path in [&folder, &work] {
-        std::fs::create_dir_all(path).map_err(|e| Error::file(path, "create", e))?;
-    }
-    let begin = Instant::now();
-    let together =
-        Together { observer: settings.observer, task: id, runs: runs.len() as u64, done: AtomicU64::new(0), begin };
+    let shipment = Shipment::new(id, title, &work, settings, options)?;
+    let together = Together {
+        observer: settings.observer,
+        task: id,
+        runs: runs.len() as u64,
+        done: AtomicU64::new(0),
+        begin: shipment.begin,
+    };
     // A run is small: as many at a time as there are threads, gathered in the order of the runs.
     let trained: Vec<(PathBuf, History)> = runs
         .par_iter()
         .with_max_len(1)
         .map(|run| {
-            let state = work.join(format!("{}.safetensors", run.name));
-            if !options.resume && state.exists() {
-                std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
-            }
+            let state = shipment.state(work.join(format!("{}.safetensors", run.name)))?;
             let history = train(run, &format!("{id} {}", run.name), Some(&state), &together)?;
             together.finished(history.measure("test")?.last().copied().unwrap_or(f64::NAN));
             Ok((state, history))
@@ -472,23 +462,9 @@ fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -
             .insert(run.name.clone(), format!("{steps} steps of {batch} prompts, rate {rate}, clip {:?}", p.adam.clip));
         losses.insert(run.name.clone(), test.last().copied().unwrap_or(f64::NAN));
     }
-    let seed = options.seed.map(|s| format!(" --seed {s}")).unwrap_or_default();
-    let first = runs.first().map(|run| run.protocol.describe(run.seed));
-    let manifest = json!({
-        "id": id, "title": title, "command": format!("cargo lab train {id}{seed}"), "first_run": first, "runs": described,
-    });
-    let path = folder.join(format!("{id}.safetensors"));
-    let checkpoint = Checkpoint { arrays, manifest };
-    checkpoint.save(&path)?;
-    // Beside the file, for people: the same manifest, how good the networks are and how long they took.
-    let mut readable = checkpoint.manifest.clone();
-    readable["test_loss"] = json!(losses);
-    readable["seconds_of_last_session"] = json!(begin.elapsed().as_secs());
-    crate::fs::write_atomic(folder.join(format!("{id}.json")), format!("{readable:#}\n").as_bytes())?;
-    for (state, _) in trained {
-        std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
-    }
-    Ok(path)
+    let mut manifest = shipment.manifest(described);
+    manifest["first_run"] = json!(runs.first().map(|run| run.protocol.describe(run.seed)));
+    shipment.finish(arrays, manifest, losses, trained.into_iter().map(|(state, _)| state).collect())
 }
 
 /// A trained run as the figures use it.
@@ -528,25 +504,9 @@ impl Trained {
 /// [`Error::Unknown`] for another id, [`Error::File`] and [`Error::Corrupt`] for a checkpoint that is not there or
 /// damaged; as [`train`].
 pub fn load(id: &str, wanted: impl Fn(&Run) -> bool, settings: &Settings<'_>) -> Result<Vec<Trained>> {
-    let catalogue = catalogue()?;
-    let index = catalogue
-        .iter()
-        .position(|(name, ..)| *name == id)
-        .ok_or_else(|| Error::unknown("checkpoint", id, catalogue.iter().map(|(id, ..)| *id)))?;
-    let path = if settings.from_scratch {
-        let fresh = settings.work.join("from-scratch");
-        let path = fresh.join(format!("{id}.safetensors"));
-        if path.exists() {
-            // Trained by an earlier figure of this or another run, by the same code: deterministic, hence the same.
-            path
-        } else {
-            train_recipe(index, settings, &TrainOptions { resume: true, seed: None, out: Some(fresh) })?
-        }
-    } else {
-        settings.checkpoints.join(format!("{id}.safetensors"))
-    };
-    let checkpoint = Checkpoint::load(&path)?;
-    catalogue[index].2.iter().filter(|run| wanted(run)).map(|run| read_run(&checkpoint, run)).collect()
+    let (.., runs) = shipping::entry(catalogue()?, id, |e| e.0)?;
+    let checkpoint = shipping::checkpoint(id, settings, train_recipe)?;
+    runs.iter().filter(|run| wanted(run)).map(|run| read_run(&checkpoint, run)).collect()
 }
 
 fn read_run(checkpoint: &Checkpoint, run: &Run) -> Result<Trained> {

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfdx::prelude::{Cpu, Gradients};
 use serde_json::json;
 
 use super::sensitivity;
+use crate::experiments::shipping::{self, Shipment};
 use crate::experiments::{Recipe, Settings, TrainOptions};
 use crate::models::SequenceTransformer;
 use crate::ops::lane_products::OnLanes;
@@ -326,14 +327,9 @@ pub fn catalogue() -> Result<Vec<Entry>> {
 
 /// The recipes, as the command line lists them.
 pub fn recipes() -> Vec<Recipe> {
-    // One function pointer a recipe: a recipe is plain data without captures.
-    macro_rules! runs {
-        ($($index:literal)*) => {[$(|s: &Settings<'_>, o: &TrainOptions| train_recipe($index, s, o)),*]};
-    }
-    let runs: [fn(&Settings<'_>, &TrainOptions) -> Result<PathBuf>; 10] = runs!(0 1 2 3 4 5 6 7 8 9);
     // The catalogue's sizes are constants; tests make it.
     let entries = catalogue().unwrap_or_default();
-    entries.into_iter().zip(runs).map(|(e, run)| Recipe { id: e.id, title: e.title, run }).collect()
+    entries.into_iter().map(|e| Recipe { id: e.id, title: e.title, train: train_recipe }).collect()
 }
 
 /// The training problem of a run.
@@ -411,8 +407,8 @@ pub fn train(
     Ok((problem.model, history))
 }
 
-fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
-    let Entry { id, title, mut runs } = catalogue()?.swap_remove(index);
+fn train_recipe(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
+    let Entry { title, mut runs, .. } = shipping::entry(catalogue()?, id, |e| e.id)?;
     if let Some(seed) = options.seed {
         runs.retain(|run| run.seed == 0);
         for run in &mut runs {
@@ -420,39 +416,19 @@ fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -
             run.seed = seed;
         }
     }
-    let folder = options.out.clone().unwrap_or_else(|| settings.checkpoints.clone());
-    for path in [&folder, &settings.work] {
-        std::fs::create_dir_all(path).map_err(|e| Error::file(path, "create", e))?;
-    }
-    let begin = Instant::now();
+    let shipment = Shipment::new(id, title, &settings.work, settings, options)?;
     let (mut arrays, mut described, mut losses, mut states) =
         (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Vec::new());
     for run in &runs {
-        let state = settings.work.join(format!("{id}.{}.safetensors", run.name));
-        if !options.resume && state.exists() {
-            std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
-        }
+        let state = shipment.state(settings.work.join(format!("{id}.{}.safetensors", run.name)))?;
         let (model, history) = train(run, &format!("{id} {}", run.name), Some(&state), settings)?;
         add_run(&mut arrays, run, &model, &history)?;
         described.insert(run.name.clone(), run.protocol.describe(run.seed));
         losses.insert(run.name.clone(), history.measure("test")?.last().copied());
         states.push(state);
     }
-    let seed = options.seed.map(|s| format!(" --seed {s}")).unwrap_or_default();
-    let manifest = json!({
-        "id": id, "title": title, "command": format!("cargo lab train {id}{seed}"), "runs": described,
-    });
-    let path = folder.join(format!("{id}.safetensors"));
-    Checkpoint { arrays, manifest: manifest.clone() }.save(&path)?;
-    // Beside the file, for people: the same manifest, how good the networks are and how long they took.
-    let mut readable = manifest;
-    readable["test_loss"] = json!(losses);
-    readable["seconds_of_last_session"] = json!(begin.elapsed().as_secs());
-    crate::fs::write_atomic(folder.join(format!("{id}.json")), format!("{readable:#}\n").as_bytes())?;
-    for state in states {
-        std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
-    }
-    Ok(path)
+    let manifest = shipment.manifest(described);
+    shipment.finish(arrays, manifest, losses, states)
 }
 
 fn add_run(
@@ -514,24 +490,10 @@ impl Trained {
 /// [`Error::Unknown`] for another id, [`Error::File`] and [`Error::Corrupt`] for a checkpoint that is not there or
 /// damaged; as [`train`].
 pub fn load(id: &str, wanted: impl Fn(&str) -> bool, settings: &Settings<'_>) -> Result<Vec<Trained>> {
-    let catalogue = catalogue()?;
-    let known = catalogue.iter().map(|e| e.id).collect::<Vec<_>>();
-    let index = known.iter().position(|k| *k == id).ok_or_else(|| Error::unknown("checkpoint", id, known.clone()))?;
-    let path = if settings.from_scratch {
-        let fresh = settings.work.join("from-scratch");
-        let path = fresh.join(format!("{id}.safetensors"));
-        if path.exists() {
-            // Trained by an earlier figure of this or another run, by the same code: deterministic, hence the same.
-            path
-        } else {
-            train_recipe(index, settings, &TrainOptions { resume: true, seed: None, out: Some(fresh) })?
-        }
-    } else {
-        settings.checkpoints.join(format!("{id}.safetensors"))
-    };
-    let checkpoint = Checkpoint::load(&path)?;
+    let Entry { runs, .. } = shipping::entry(catalogue()?, id, |e| e.id)?;
+    let checkpoint = shipping::checkpoint(id, settings, train_recipe)?;
     let network = |run: &Run| run.name.split('.').next().unwrap_or_default().to_owned();
-    catalogue[index].runs.iter().filter(|run| wanted(&network(run))).map(|run| read_run(&checkpoint, run)).collect()
+    runs.iter().filter(|run| wanted(&network(run))).map(|run| read_run(&checkpoint, run)).collect()
 }
 
 fn read_run(checkpoint: &Checkpoint, run: &Run) -> Result<Trained> {

@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfdx::prelude::{Cpu, Gradients};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::experiments::shipping::{self, Shipment};
 use crate::experiments::{Recipe, Settings, TrainOptions};
 use crate::models::{Gpt2, Gpt2Config, Init, Lstm, LstmConfig, Parameter, Parameters, Positions};
 use crate::tasks::{
     Covariance, HiddenUnit, IllConditioned, LinearRegression, Prompts, Sequences, TwoLayerNetwork, WeightPrior,
 };
-use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, Curriculum, History, Problem, Ramp, Schedule, Trainer};
+use crate::train::{Adam, AdamConfig, Array, Clip, Curriculum, History, Problem, Ramp, Schedule, Trainer};
 use crate::{Error, Result};
 
 /// What prompts are drawn from.
@@ -356,21 +357,7 @@ pub fn catalogue() -> Vec<(&'static str, &'static str, Vec<Run>)> {
 
 /// The recipes, as the command line lists them.
 pub fn recipes() -> Vec<Recipe> {
-    // One function pointer a recipe: a recipe is plain data without captures.
-    const RUNS: [fn(&Settings<'_>, &TrainOptions) -> Result<PathBuf>; 11] = [
-        |s, o| train_recipe(0, s, o),
-        |s, o| train_recipe(1, s, o),
-        |s, o| train_recipe(2, s, o),
-        |s, o| train_recipe(3, s, o),
-        |s, o| train_recipe(4, s, o),
-        |s, o| train_recipe(5, s, o),
-        |s, o| train_recipe(6, s, o),
-        |s, o| train_recipe(7, s, o),
-        |s, o| train_recipe(8, s, o),
-        |s, o| train_recipe(9, s, o),
-        |s, o| train_recipe(10, s, o),
-    ];
-    catalogue().into_iter().zip(RUNS).map(|((id, title, _), run)| Recipe { id, title, run }).collect()
+    catalogue().into_iter().map(|(id, title, _)| Recipe { id, title, train: train_recipe }).collect()
 }
 
 /// The training problem of a run.
@@ -428,8 +415,8 @@ pub fn train(run: &Run, task: &str, state: Option<&Path>, settings: &Settings<'_
     trainer.run(&mut problem, &mut Adam::new(protocol.adam)?)
 }
 
-fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
-    let (id, title, mut runs) = catalogue().swap_remove(index);
+fn train_recipe(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
+    let (_, title, mut runs) = shipping::entry(catalogue(), id, |e| e.0)?;
     if let Some(seed) = options.seed {
         // One network for each configuration, under the seed that was asked for.
         runs.retain(|run| run.seed == 0);
@@ -438,18 +425,11 @@ fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -
             run.seed = seed;
         }
     }
-    let folder = options.out.clone().unwrap_or_else(|| settings.checkpoints.clone());
-    for path in [&folder, &settings.work] {
-        std::fs::create_dir_all(path).map_err(|e| Error::file(path, "create", e))?;
-    }
-    let begin = Instant::now();
+    let shipment = Shipment::new(id, title, &settings.work, settings, options)?;
     let (mut arrays, mut described, mut losses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let mut states = Vec::new();
     for run in &runs {
-        let state = settings.work.join(format!("{id}.{}.safetensors", run.name));
-        if !options.resume && state.exists() {
-            std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
-        }
+        let state = shipment.state(settings.work.join(format!("{id}.{}.safetensors", run.name)))?;
         let history = train(run, &format!("{id} {}", run.name), Some(&state), settings)?;
         let parameters = history.parameters.last().cloned().unwrap_or_default();
         arrays.insert(run.name.clone(), Array::f32(&[parameters.len()], parameters)?);
@@ -457,20 +437,9 @@ fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -
         losses.insert(run.name.clone(), history.measure("test")?.last().copied());
         states.push(state);
     }
-    let seed = options.seed.map(|s| format!(" --seed {s}")).unwrap_or_default();
-    let manifest = json!({
-        "id": id, "title": title, "command": format!("cargo lab train {id}{seed}"), "runs": described, "test_loss": losses,
-    });
-    let path = folder.join(format!("{id}.safetensors"));
-    let mut readable = manifest.clone();
-    Checkpoint { arrays, manifest }.save(&path)?;
-    // Beside the file, for people: the same manifest and how long it took.
-    readable["seconds_of_last_session"] = json!(begin.elapsed().as_secs());
-    crate::fs::write_atomic(folder.join(format!("{id}.json")), format!("{readable:#}\n").as_bytes())?;
-    for state in states {
-        std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
-    }
-    Ok(path)
+    let mut manifest = shipment.manifest(described);
+    manifest["test_loss"] = json!(losses);
+    shipment.finish(arrays, manifest, losses, states)
 }
 
 /// A trained network as the figures use it.
@@ -490,24 +459,8 @@ pub struct Trained {
 /// [`Error::Unknown`] for another id, [`Error::File`] and [`Error::Corrupt`] for a checkpoint that is not there or
 /// damaged; as [`train`].
 pub fn load(id: &str, settings: &Settings<'_>) -> Result<Vec<Trained>> {
-    let catalogue = catalogue();
-    let index = catalogue
-        .iter()
-        .position(|(name, ..)| *name == id)
-        .ok_or_else(|| Error::unknown("checkpoint", id, catalogue.iter().map(|(id, ..)| *id)))?;
-    let path = if settings.from_scratch {
-        let fresh = settings.work.join("from-scratch");
-        let path = fresh.join(format!("{id}.safetensors"));
-        if path.exists() {
-            // Trained by an earlier figure of this or another run, by the same code: deterministic, hence the same.
-            path
-        } else {
-            train_recipe(index, settings, &TrainOptions { resume: true, seed: None, out: Some(fresh) })?
-        }
-    } else {
-        settings.checkpoints.join(format!("{id}.safetensors"))
-    };
-    let checkpoint = Checkpoint::load(&path)?;
+    let (.., runs) = shipping::entry(catalogue(), id, |e| e.0)?;
+    let checkpoint = shipping::checkpoint(id, settings, train_recipe)?;
     let read = |run: &Run| {
         let values = checkpoint.f32(&run.name, &[0])?.1.to_vec();
         let model = Network::from_values(&run.protocol.model, values)?;
@@ -515,5 +468,5 @@ pub fn load(id: &str, settings: &Settings<'_>) -> Result<Vec<Trained>> {
     };
     // A quick look is at one network of each configuration.
     let wanted = |run: &&Run| !settings.quick || run.seed == 0;
-    catalogue[index].2.iter().filter(wanted).map(read).collect()
+    runs.iter().filter(wanted).map(read).collect()
 }

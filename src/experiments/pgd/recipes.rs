@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfdx::prelude::{Cpu, Gradients};
 use serde_json::json;
 
+use crate::experiments::shipping::{self, Shipment};
 use crate::experiments::{Recipe, Settings, TrainOptions};
 use crate::figure::{Frame, Panel};
 use crate::models::{LinearTransformer, Parametrisation};
@@ -232,15 +233,7 @@ pub fn catalogue() -> Vec<(&'static str, &'static str, Vec<Run>)> {
 
 /// The recipes, as the command line lists them.
 pub fn recipes() -> Vec<Recipe> {
-    // One function pointer a recipe: a recipe is plain data without captures.
-    const RUNS: [fn(&Settings<'_>, &TrainOptions) -> Result<PathBuf>; 5] = [
-        |s, o| train_recipe(0, s, o),
-        |s, o| train_recipe(1, s, o),
-        |s, o| train_recipe(2, s, o),
-        |s, o| train_recipe(3, s, o),
-        |s, o| train_recipe(4, s, o),
-    ];
-    catalogue().into_iter().zip(RUNS).map(|((id, title, _), run)| Recipe { id, title, run }).collect()
+    catalogue().into_iter().map(|(id, title, _)| Recipe { id, title, train: train_recipe }).collect()
 }
 
 /// The training problem of a run.
@@ -339,8 +332,8 @@ pub fn train(run: &Run, task: &str, state: Option<&Path>, settings: &Settings<'_
     Ok(history)
 }
 
-fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
-    let (id, title, mut runs) = catalogue().swap_remove(index);
+fn train_recipe(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
+    let (_, title, mut runs) = shipping::entry(catalogue(), id, |e| e.0)?;
     if let Some(seed) = options.seed {
         // One network for each configuration, under the seed that was asked for.
         runs.retain(|run| run.seed == 0);
@@ -349,44 +342,19 @@ fn train_recipe(index: usize, settings: &Settings<'_>, options: &TrainOptions) -
             run.seed = seed;
         }
     }
-    let folder = options.out.clone().unwrap_or_else(|| settings.checkpoints.clone());
-    for path in [&folder, &settings.work] {
-        std::fs::create_dir_all(path).map_err(|e| Error::file(path, "create", e))?;
-    }
-    let begin = Instant::now();
-    let (mut arrays, mut described, mut states) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    let shipment = Shipment::new(id, title, &settings.work, settings, options)?;
+    let (mut arrays, mut described, mut losses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let mut states = Vec::new();
     for run in &runs {
-        let state = settings.work.join(format!("{id}.{}.safetensors", run.name));
-        if !options.resume && state.exists() {
-            std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
-        }
+        let state = shipment.state(settings.work.join(format!("{id}.{}.safetensors", run.name)))?;
         let history = train(run, &format!("{id} {}", run.name), Some(&state), settings)?;
         add_history(&mut arrays, run, &history)?;
         described.insert(run.name.clone(), run.protocol.describe(run.seed));
+        losses.insert(run.name.clone(), history.measure("test")?.last().copied().unwrap_or(f64::NAN));
         states.push(state);
     }
-    let seed = options.seed.map(|s| format!(" --seed {s}")).unwrap_or_default();
-    let manifest = json!({
-        "id": id, "title": title, "command": format!("cargo lab train {id}{seed}"), "runs": described,
-    });
-    let path = folder.join(format!("{id}.safetensors"));
-    let checkpoint = Checkpoint { arrays, manifest };
-    checkpoint.save(&path)?;
-    // Beside the file, for people: the same manifest, how good the networks are and how long they took.
-    let losses: BTreeMap<&str, f64> = runs
-        .iter()
-        .map(|run| {
-            Ok((run.name.as_str(), *checkpoint.f64(&format!("{}.test", run.name), &[0])?.1.last().unwrap_or(&f64::NAN)))
-        })
-        .collect::<Result<_>>()?;
-    let mut readable = checkpoint.manifest.clone();
-    readable["test_loss"] = json!(losses);
-    readable["seconds_of_last_session"] = json!(begin.elapsed().as_secs());
-    crate::fs::write_atomic(folder.join(format!("{id}.json")), format!("{readable:#}\n").as_bytes())?;
-    for state in states {
-        std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
-    }
-    Ok(path)
+    let manifest = shipment.manifest(described);
+    shipment.finish(arrays, manifest, losses, states)
 }
 
 fn add_history(arrays: &mut BTreeMap<String, Array>, run: &Run, history: &History) -> Result<()> {
@@ -464,27 +432,9 @@ impl Trained {
 /// [`Error::Unknown`] for another id, [`Error::File`] and [`Error::Corrupt`] for a checkpoint that is not there or
 /// damaged; as [`train`].
 pub fn load(id: &str, wanted: impl Fn(&Run) -> bool, settings: &Settings<'_>) -> Result<Vec<Trained>> {
-    let catalogue = catalogue();
-    let known = catalogue.iter().map(|(id, ..)| *id).collect::<Vec<_>>();
-    let (index, entry) = catalogue
-        .iter()
-        .enumerate()
-        .find(|(_, (name, ..))| *name == id)
-        .ok_or_else(|| Error::unknown("checkpoint", id, known))?;
-    let path = if settings.from_scratch {
-        let fresh = settings.work.join("from-scratch");
-        let path = fresh.join(format!("{id}.safetensors"));
-        if path.exists() {
-            // Trained by an earlier figure of this or another run, by the same code: deterministic, hence the same.
-            path
-        } else {
-            train_recipe(index, settings, &TrainOptions { resume: true, seed: None, out: Some(fresh) })?
-        }
-    } else {
-        settings.checkpoints.join(format!("{id}.safetensors"))
-    };
-    let checkpoint = Checkpoint::load(&path)?;
-    entry.2.iter().filter(|run| wanted(run)).map(|run| read_run(&checkpoint, run)).collect()
+    let (.., runs) = shipping::entry(catalogue(), id, |e| e.0)?;
+    let checkpoint = shipping::checkpoint(id, settings, train_recipe)?;
+    runs.iter().filter(|run| wanted(run)).map(|run| read_run(&checkpoint, run)).collect()
 }
 
 fn read_run(checkpoint: &Checkpoint, run: &Run) -> Result<Trained> {

@@ -1,0 +1,118 @@
+//! What the trainings of all papers share: where a run keeps its unfinished state, how the finished networks are written,
+//! and where a figure finds them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::{Settings, TrainOptions};
+use crate::train::{Array, Checkpoint};
+use crate::{Error, Result};
+
+/// The entry of a catalogue whose id is `id`.
+///
+/// # Errors
+/// [`Error::Unknown`] if there is none.
+pub fn entry<E>(catalogue: Vec<E>, id: &str, id_of: impl Fn(&E) -> &'static str) -> Result<E> {
+    let known: Vec<&str> = catalogue.iter().map(&id_of).collect();
+    let found = catalogue.into_iter().find(|e| id_of(e) == id);
+    found.ok_or_else(|| Error::unknown("checkpoint", id, known))
+}
+
+/// The checkpoint `id`: the shipped one, or the one that `train` makes if the settings ask for it.
+///
+/// # Errors
+/// [`Error::File`] and [`Error::Corrupt`] for a checkpoint that is not there or damaged; those of `train`.
+pub fn checkpoint(
+    id: &str,
+    settings: &Settings<'_>,
+    train: impl FnOnce(&str, &Settings<'_>, &TrainOptions) -> Result<PathBuf>,
+) -> Result<Checkpoint> {
+    let path = if settings.from_scratch {
+        let fresh = settings.work.join("from-scratch");
+        let path = fresh.join(format!("{id}.safetensors"));
+        if path.exists() {
+            // Trained by an earlier figure of this or another run, by the same code: deterministic, hence the same.
+            path
+        } else {
+            train(id, settings, &TrainOptions { resume: true, seed: None, out: Some(fresh) })?
+        }
+    } else {
+        settings.checkpoints.join(format!("{id}.safetensors"))
+    };
+    Checkpoint::load(&path)
+}
+
+/// A checkpoint in the making: its runs' states until all are trained, then the checkpoint itself.
+pub struct Shipment<'a> {
+    id: &'a str,
+    title: &'a str,
+    options: &'a TrainOptions,
+    folder: PathBuf,
+    /// When this session began.
+    pub begin: Instant,
+}
+
+impl<'a> Shipment<'a> {
+    /// The checkpoint `id`, whose runs keep their states in `work`.
+    ///
+    /// # Errors
+    /// [`Error::File`] if a folder cannot be made.
+    pub fn new(
+        id: &'a str,
+        title: &'a str,
+        work: &Path,
+        settings: &Settings<'_>,
+        options: &'a TrainOptions,
+    ) -> Result<Self> {
+        let folder = options.out.clone().unwrap_or_else(|| settings.checkpoints.clone());
+        for path in [folder.as_path(), work] {
+            std::fs::create_dir_all(path).map_err(|e| Error::file(path, "create", e))?;
+        }
+        Ok(Shipment { id, title, options, folder, begin: Instant::now() })
+    }
+
+    /// `path` as the place of a run's state; what an earlier session left there is gone unless it is to be resumed.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be removed.
+    pub fn state(&self, path: PathBuf) -> Result<PathBuf> {
+        if !self.options.resume && path.exists() {
+            std::fs::remove_file(&path).map_err(|e| Error::file(&path, "remove", e))?;
+        }
+        Ok(path)
+    }
+
+    /// The manifest: id, title, the command that makes the checkpoint, and what `runs` says of its runs.
+    pub fn manifest(&self, runs: impl serde::Serialize) -> Value {
+        let seed = self.options.seed.map(|s| format!(" --seed {s}")).unwrap_or_default();
+        let command = format!("cargo lab train {}{seed}", self.id);
+        json!({ "id": self.id, "title": self.title, "command": command, "runs": runs })
+    }
+
+    /// Writes the checkpoint and, beside it, for people: the same manifest, the losses on the test batch and how long it
+    /// took. The states are no longer needed then. Returns the checkpoint's path.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::save`]; [`Error::File`] where a file cannot be written or removed.
+    pub fn finish(
+        self,
+        arrays: BTreeMap<String, Array>,
+        manifest: Value,
+        test_loss: impl serde::Serialize,
+        states: Vec<PathBuf>,
+    ) -> Result<PathBuf> {
+        let path = self.folder.join(format!("{}.safetensors", self.id));
+        let mut readable = manifest.clone();
+        Checkpoint { arrays, manifest }.save(&path)?;
+        readable["test_loss"] = json!(test_loss);
+        readable["seconds_of_last_session"] = json!(self.begin.elapsed().as_secs());
+        crate::fs::write_atomic(self.folder.join(format!("{}.json", self.id)), format!("{readable:#}\n").as_bytes())?;
+        for state in states {
+            std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
+        }
+        Ok(path)
+    }
+}
