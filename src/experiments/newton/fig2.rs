@@ -144,6 +144,14 @@ fn paper_claims(claims: Claims, settings: &Settings<'_>) -> Result<Claims> {
             gain,
             1.0,
         );
+        let slopes: Vec<f64> = logs.windows(2).map(|w| w[0] - w[1]).collect();
+        let growing = slopes.windows(2).filter(|w| w[1] > w[0]).count();
+        claims = claims.at_least(
+            format!("newton.fig2b.superlinear{t}-steps"),
+            "… step by step: share of the steps in which log error falls faster than in the one before",
+            growing as f64 / (slopes.len() - 1) as f64,
+            1.0,
+        );
     }
     Ok(claims)
 }
