@@ -1,5 +1,6 @@
-//! A kernel's own folder: a copy of the template that costs hardly any time or space, since what cargo compiled is
-//! hard-linked. Two kernels share no file that either of them writes.
+//! A kernel's own folder: the libraries that cells are compiled with are hard links to the template's, which costs hardly
+//! any time or space; the rest of what cargo keeps is copied when a cell needs cargo. Two kernels share no file that
+//! either of them writes.
 //!
 //! evcxr tells the process that runs cells which library to load in words separated by spaces, so it cannot work in a
 //! folder whose path has one. Where the repository's path does, the kernel's folder gets a second name without spaces,
@@ -25,7 +26,7 @@ pub struct Folder {
 const LOCK: &str = "alive";
 
 impl Folder {
-    /// Makes a folder with a copy of the template's compiled dependencies.
+    /// Makes a folder with the template's compiled libraries.
     pub fn make(house: &House, template: &Template) -> Outcome<Folder> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
         let path = house.make(&format!("kernels/k{}x{since:x}", std::process::id()))?;
@@ -36,10 +37,9 @@ impl Folder {
             let alias = alias(&folder.path);
             std::os::unix::fs::symlink(&folder.path, &alias).doing(|| format!("link {}", alias.display()))?;
         }
-        let from = template.crate_folder();
-        if from.join("target").is_dir() {
+        if template.target().is_dir() {
             let _unchanging = Template::lock(house)?;
-            copy(&from.join("target"), &folder.target())
+            copy(&template.target(), &folder.target(), Part::Libraries)
                 .doing(|| format!("copy the template to {}", house.short(&folder.path)))?;
         }
         Ok(folder)
@@ -62,6 +62,11 @@ impl Folder {
 
     fn target(&self) -> PathBuf {
         self.crate_folder().join("target")
+    }
+
+    /// Where rust-analyzer looks for the standard library's sources.
+    pub fn library(&self) -> PathBuf {
+        self.path.join("library")
     }
 
     /// Where evcxr looks for its configuration.
@@ -127,9 +132,33 @@ fn is_alive(path: &Path) -> bool {
     }
 }
 
+/// Completes the target folder of a kernel's crate, so that cargo finds what it would have to compile otherwise.
+pub fn complete(house: &House, crate_folder: &Path) -> Outcome<()> {
+    let (template, target) = (Template::of(house), crate_folder.join("target"));
+    let done = target.join(COMPLETE);
+    if done.exists() || !template.target().is_dir() {
+        return Ok(());
+    }
+    let _unchanging = Template::lock(house)?;
+    let copied = copy(&template.target(), &target, Part::All).and_then(|()| std::fs::write(&done, ""));
+    copied.doing(|| format!("copy the template to {}", crate_folder.display()))
+}
+
+/// The file that says that a target folder is complete.
+const COMPLETE: &str = "complete";
+
+/// What of a target folder is copied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// What the compiler links or loads for a cell.
+    Libraries,
+    /// Everything.
+    All,
+}
+
 /// Copies a target folder, hard-linking what nobody writes in place, and without what belongs to the cell's own crate.
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    std::fs::create_dir_all(to)?;
+fn copy(from: &Path, to: &Path, part: Part) -> io::Result<()> {
+    let mut is_made = false;
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -137,11 +166,29 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         let text = name.to_string_lossy();
         if entry.file_type()?.is_dir() {
             if text != "incremental" && !text.starts_with("ctx-") {
-                copy(&source, &target)?;
+                copy(&source, &target, part)?;
             }
-        } else if text.starts_with("libctx") || text.starts_with("ctx-") {
             continue;
-        } else if !is_immutable(&source) || std::fs::hard_link(&source, &target).is_err() {
+        }
+        let is_own = text.starts_with("libctx") || text.starts_with("ctx-");
+        let is_library =
+            text.starts_with(std::env::consts::DLL_PREFIX) && is_immutable(&source) && !text.ends_with(".rmeta");
+        if is_own || part == Part::Libraries && !is_library {
+            continue;
+        }
+        if !is_made {
+            std::fs::create_dir_all(to)?;
+            is_made = true;
+        }
+        // A name that is there may be another name of a file of the template's: it is replaced, not written to.
+        let link = || match std::fs::hard_link(&source, &target) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                std::fs::remove_file(&target)?;
+                std::fs::hard_link(&source, &target)
+            }
+            result => result,
+        };
+        if !is_immutable(&source) || link().is_err() {
             duplicate(&source, &target, &entry.metadata()?)?;
         }
     }
@@ -180,7 +227,9 @@ mod tests {
         }
         let old = SystemTime::now() - std::time::Duration::from_secs(1000);
         File::options().write(true).open(from.join("deps/a.d"))?.set_modified(old)?;
-        copy(&from, &to)?;
+        copy(&from, &to, Part::Libraries)?;
+        assert!(to.join("deps/liba.rlib").exists() && !to.join("deps/a.d").exists());
+        copy(&from, &to, Part::All)?;
         std::fs::write(to.join("deps/a.d"), "changed")?;
         assert_eq!(std::fs::read_to_string(from.join("deps/a.d"))?, "deps/a.d");
         assert_eq!(std::fs::metadata(from.join("deps/a.d"))?.modified()?, old);

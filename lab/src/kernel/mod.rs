@@ -9,13 +9,16 @@
 //!   resolves all sources of all dependencies, for all platforms. Here a stand-in for cargo answers from a record and
 //!   leaves out of the graph what no type of a notebook needs ([`stand_in`]); what it does read, the standard library
 //!   included, is an outline without bodies and documentation ([`crate::setup::rust_src`]).
-//! * For each cell cargo looks at all files of all dependencies. Here it does so for the first ([`cell`]).
+//! * For each cell cargo looks at all files of all dependencies, and the compiler optimises evcxr's store of variables.
+//!   Here cells are compiled without cargo, against a store compiled once ([`cell`]).
 //! * All that happens in the user's first `:dep` and first `let`. Here evcxr's own start-up configuration does both
 //!   before the kernel says that it is ready; the notebook's own `:dep` then changes nothing and returns at once.
 //! * Cells are compiled with debug assertions and overflow checks. Here cargo's configuration turns them off
 //!   ([`template`]).
 
 mod cell;
+#[cfg(test)]
+mod evcxr_internal_runtime;
 pub mod folder;
 pub mod guard;
 pub mod stand_in;
@@ -51,6 +54,9 @@ pub fn run(house: &House, connection: &Path) -> Outcome<u8> {
     let ready = template::ensure(house, &toolchain).map_err(|trouble| eprintln!("{trouble}")).is_ok();
     let template = Template::of(house);
     let folder = Folder::make(house, &template)?;
+    if ready {
+        cell::adopt(house, &toolchain, &template, &folder.path().join("crate"))?;
+    }
     configure(house, &folder, ready)?;
     let mut command = Command::new(&program);
     prepare(&mut command, house, &toolchain, &folder)?;
@@ -63,8 +69,7 @@ fn configure(house: &House, folder: &Folder, ready: bool) -> Outcome<()> {
     // Present, so that evcxr does not look for a configuration of the user's.
     folder.configure("evcxr.toml", "[evcxr]\n")?;
     if ready {
-        folder.configure("init.evcxr", &format!(":dep incontext = {}\n", template::dependency(house)))?;
-        folder.configure("prelude.rs", WARM)?;
+        folder.configure("init.evcxr", &format!(":dep incontext = {}\n{WARM}", template::dependency(house)))?;
     }
     Ok(())
 }
@@ -93,7 +98,8 @@ fn prepare(command: &mut Command, house: &House, toolchain: &Toolchain, folder: 
         command.env(name, value);
     }
     if rust_src::is_current(house, toolchain) {
-        command.env("RUST_SRC_PATH", rust_src::folder(house));
+        stand_in::link(&rust_src::nothing(house), &folder.library())?;
+        command.env("RUST_SRC_PATH", folder.library());
     }
     Ok(())
 }

@@ -9,7 +9,9 @@
 //!   meets ([`KEPT`]): the rest would be read and resolved for nothing. Of those it reads an outline.
 //! * `cargo check`, which evcxr runs to explain a cell whose types it cannot find, becomes `cargo build`: it says the
 //!   same about the cell, and need not check every dependency first, which takes minutes.
-//! * The cells after the first are compiled without cargo ([`cell`]).
+//! * Cells are compiled without cargo ([`cell`]) unless the notebook asks for dependencies of its own.
+//! * evcxr evaluates `42` before anything else, and rust-analyzer would read the standard library for it, and again once
+//!   there is a helper crate. Until then it finds an empty one ([`reveal`]).
 //! * Where the kernel's folder has a second name (see [`super::folder`]), evcxr is told of what cargo built by that name.
 //! * evcxr compiles a cell before the first `:dep`, upon which cargo empties the lock file. The template's is put back
 //!   before the helper crate is resolved, so that it is what was compiled, to the version.
@@ -21,8 +23,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::cell::{self, Cell};
-use super::folder::Folder;
+use super::cell::{self, Cell, Compiled};
+use super::folder::{Folder, complete};
 use super::template::{Fnv, Template};
 use crate::house::{self, House};
 use crate::setup::rust::Toolchain;
@@ -45,6 +47,7 @@ const CARGO: &str = "INCONTEXT_CARGO";
 const RUSTC: &str = "INCONTEXT_RUSTC";
 const CARGO_HOME: &str = "INCONTEXT_CARGO_HOME";
 const KERNEL: &str = "INCONTEXT_KERNEL";
+const LIBRARY: &str = "INCONTEXT_LIBRARY";
 
 /// Dependencies of the helper crate, at any depth, whose types or traits a notebook meets.
 const KEPT: [&str; 9] =
@@ -72,23 +75,22 @@ pub fn install(house: &House) -> Outcome<PathBuf> {
             continue;
         }
         house.make("stand-ins/bin")?;
-        let new = path.with_extension(format!("{}.new", std::process::id()));
-        std::os::unix::fs::symlink(&program, &new)
-            .and_then(|()| std::fs::rename(&new, &path))
-            .doing(|| format!("write {}", house.short(&path)))?;
+        link(&program, &path)?;
     }
     Ok(folder)
 }
 
 /// What the launcher sets in the kernel's environment for the stand-ins.
 pub fn environment(toolchain: &Toolchain, folder: &Folder) -> Vec<(&'static str, OsString)> {
-    let mut variables = vec![
-        (CARGO, toolchain.cargo.clone().into_os_string()),
-        (RUSTC, toolchain.rustc.clone().into_os_string()),
-        (KERNEL, folder.id().into()),
-    ];
+    let mut variables = tools(toolchain);
+    variables.extend([(KERNEL, folder.id().into()), (LIBRARY, folder.library().into_os_string())]);
     variables.extend(std::env::var_os("CARGO_HOME").map(|home| (CARGO_HOME, home)));
     variables
+}
+
+/// Where the real programs are; a process that has these variables plays a role.
+pub fn tools(toolchain: &Toolchain) -> Vec<(&'static str, OsString)> {
+    vec![(CARGO, toolchain.cargo.clone().into_os_string()), (RUSTC, toolchain.rustc.clone().into_os_string())]
 }
 
 /// Plays the role.
@@ -147,12 +149,15 @@ fn cargo(arguments: &[OsString]) -> Outcome<u8> {
         let checks = |word: &OsString| word == "check";
         let built = arguments.iter().map(|word| if checks(word) { "build".into() } else { word.clone() });
         let arguments: Vec<OsString> = built.collect();
-        if let Some(note) = std::env::var_os(NOTE) {
-            return build(&arguments, Path::new(&note));
+        if arguments.iter().any(|word| word == "build") {
+            return build(&arguments, std::env::var_os(NOTE).map(PathBuf::from).as_deref());
         }
         return Err(Trouble::new(format!("could not run cargo: {}", real(&arguments).exec())));
     };
     let house = House::find()?;
+    if words == ["metadata", "--format-version=1"] {
+        reveal(&house)?;
+    }
     let kernel = std::env::var(KERNEL).unwrap_or_default();
     let record = Template::of(&house).answers().join(format!("{:016x}.json", key(&words, &kernel)));
     if let Some(text) = std::fs::read_to_string(&record).ok().and_then(|text| remembered(&text)) {
@@ -186,22 +191,26 @@ const NOTE: &str = "EVCXR_EXECUTION_SO_PATH";
 
 /// Builds a cell's crate, without cargo if it can be, and notes its library by the name that evcxr has for the folder:
 /// cargo, which asks the system where it is, knows the other one.
-fn build(arguments: &[OsString], note: &Path) -> Outcome<u8> {
-    let cell = Cell::here(arguments, NOTE);
-    let mut is_built = cell.as_ref().is_some_and(Cell::compile);
-    let mut code = 0;
-    if !is_built {
-        let mut cargo = real(arguments);
-        if let Some(cell) = &cell {
-            cell.watch(&mut cargo)?;
+fn build(arguments: &[OsString], note: Option<&Path>) -> Outcome<u8> {
+    let cell = Cell::here(arguments);
+    match cell.as_ref().map_or(Compiled::Unknown, Cell::compile) {
+        Compiled::Yes => {}
+        Compiled::No => return Ok(101),
+        Compiled::Unknown => {
+            complete(&House::find()?, Path::new("."))?;
+            let mut cargo = real(arguments);
+            if let Some(cell) = &cell {
+                cell.watch(&mut cargo)?;
+            }
+            let status = cargo.status().doing(|| "run cargo".into())?;
+            if !status.success() {
+                return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
+            }
         }
-        let status = cargo.status().doing(|| "run cargo".into())?;
-        is_built = status.success();
-        code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
     }
     let host = arguments.iter().skip_while(|word| *word != "--target").nth(1);
     let name = format!("{}ctx{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    if let (true, Some(host), Some(folder)) = (is_built, host, note.parent()) {
+    if let (Some(host), Some(note), Some(folder)) = (host, note, note.and_then(Path::parent)) {
         let built = folder.join("target").join(host).join("debug");
         // The compiler leaves the library where cargo takes it from.
         let library = built.join("deps").join(name);
@@ -210,7 +219,25 @@ fn build(arguments: &[OsString], note: &Path) -> Outcome<u8> {
                 .doing(|| format!("write {}", note.display()))?;
         }
     }
-    Ok(code)
+    Ok(0)
+}
+
+/// Lets rust-analyzer find the standard library, now that cells are about to use it.
+fn reveal(house: &House) -> Outcome<()> {
+    let Some(library) = std::env::var_os(LIBRARY).map(PathBuf::from) else { return Ok(()) };
+    let full = rust_src::folder(house);
+    if std::fs::read_link(&library).is_ok_and(|target| target != full) {
+        link(&full, &library)?;
+    }
+    Ok(())
+}
+
+/// Makes or replaces a symbolic link.
+pub fn link(target: &Path, path: &Path) -> Outcome<()> {
+    let new = path.with_extension(format!("{}.new", std::process::id()));
+    std::os::unix::fs::symlink(target, &new)
+        .and_then(|()| std::fs::rename(&new, path))
+        .doing(|| format!("write {}", path.display()))
 }
 
 /// What a record has in the place of the kernel's own folder.

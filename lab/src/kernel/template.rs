@@ -4,7 +4,9 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
+use super::cell;
 use crate::bars::Step;
 use crate::house::{self, House, on_path};
 use crate::setup::rust::{Toolchain, neutral};
@@ -12,7 +14,7 @@ use crate::setup::{Lock, need_space, stamp};
 use crate::trouble::{Outcome, Subject, Trouble};
 
 /// Counts the changes of what a template is: an older one is rebuilt.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Disk space of the compiled dependencies.
 const SPACE: u64 = 1 << 30;
@@ -69,6 +71,11 @@ impl Template {
         self.folder.join("crate")
     }
 
+    /// Where cargo compiled it.
+    pub fn target(&self) -> PathBuf {
+        self.crate_folder().join("target")
+    }
+
     /// Answers of cargo that are the same for every kernel.
     pub fn answers(&self) -> PathBuf {
         self.folder.join("answers")
@@ -77,6 +84,16 @@ impl Template {
     /// Outlines of the helper crate and of those that it shows, which rust-analyzer reads.
     pub fn outlines(&self) -> PathBuf {
         self.folder.join("outlines")
+    }
+
+    /// Where cargo puts the libraries that a cell is compiled with.
+    pub fn libraries(&self, toolchain: &Toolchain) -> PathBuf {
+        self.target().join(&toolchain.host).join("debug/deps")
+    }
+
+    /// How cargo called the compiler for the template's crate.
+    pub fn record(&self) -> PathBuf {
+        self.folder.join("cell.json")
     }
 
     fn stamp(&self) -> PathBuf {
@@ -157,13 +174,20 @@ fn build(house: &House, toolchain: &Toolchain, template: &Template) -> Outcome<(
     let fingerprint = fingerprint(house, toolchain);
     house::write(&house.at(".cargo/config.toml"), PROFILE)?;
     house::write(&folder.join("Cargo.toml"), manifest(house))?;
-    house::write(&folder.join("src/lib.rs"), "pub use incontext::prelude::*;\n")?;
+    let source = folder.join("src/lib.rs");
+    house::write(&source, "pub use incontext::prelude::*;\n")?;
+    // Newer than what was compiled of it, so that cargo calls the compiler, which is how we learn what with.
+    let touched = File::options().write(true).open(&source).and_then(|file| file.set_modified(SystemTime::now()));
+    touched.doing(|| format!("write {}", house.short(&source)))?;
+    super::stand_in::install(house)?;
     let lock = house.root().join("Cargo.lock");
     let locked = std::fs::read(&lock).doing(|| format!("read {}", lock.display()))?;
     house::write(&folder.join("Cargo.lock"), locked)?;
     let log = house.at("template/build.log");
     let log_file = File::create(&log).doing(|| format!("write {}", house.short(&log)))?;
-    let status = command(toolchain, &folder)
+    let mut cargo = command(toolchain, &folder);
+    cell::record_template(&mut cargo, house, template);
+    let status = cargo
         .args(["build", "--target", &toolchain.host])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -175,6 +199,7 @@ fn build(house: &House, toolchain: &Toolchain, template: &Template) -> Outcome<(
         return Err(Trouble::new(format!("the helper crate does not compile for the kernel:\n{}", words.trim()))
             .mend("cargo build --release, and mend what it says"));
     }
+    cell::prepare(toolchain, template)?;
     house::write(&template.stamp(), fingerprint)?;
     step.done();
     Ok(())
@@ -183,21 +208,29 @@ fn build(house: &House, toolchain: &Toolchain, template: &Template) -> Outcome<(
 /// Cargo as evcxr calls it for a cell's crate in `folder`.
 fn command(toolchain: &Toolchain, folder: &Path) -> Command {
     let mut cargo = Command::new(&toolchain.cargo);
-    let mut flags = "-Cprefer-dynamic".to_string();
-    if on_path("mold").is_none() && on_path("lld").is_some() {
-        flags += " -Clink-arg=-fuse-ld=lld";
-    }
     neutral(&mut cargo)
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", "target")
         .env("CARGO_BUILD_BUILD_DIR", "target")
         .env("RUSTC", &toolchain.rustc)
-        .env("RUSTFLAGS", flags);
+        .env("RUSTFLAGS", flags());
+    for (name, value) in super::stand_in::tools(toolchain) {
+        cargo.env(name, value);
+    }
     cargo
 }
 
+/// The compiler's flags that evcxr asks for.
+pub fn flags() -> String {
+    let mut flags = "-Cprefer-dynamic".to_string();
+    if on_path("mold").is_none() && on_path("lld").is_some() {
+        flags += " -Clink-arg=-fuse-ld=lld";
+    }
+    flags
+}
+
 /// The manifest that evcxr writes for a notebook that depends on the helper crate.
-fn manifest(house: &House) -> String {
+pub fn manifest(house: &House) -> String {
     format!(
         "[package]\nname = \"ctx\"\nversion = \"1.0.0\"\nedition = \"2024\"\n\n\
          [lib]\ncrate-type = [\"cdylib\"]\npath = \"src/lib.rs\"\n\n\

@@ -19,7 +19,7 @@ use crate::trouble::{Outcome, Subject, Trouble};
 const CRATES: [&str; 3] = ["core", "alloc", "std"];
 
 /// Counts the changes of what the copy is: an older one is made anew.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// The sources for this toolchain, fetched if need be.
 pub fn ensure(house: &House, toolchain: &Toolchain) -> Outcome<Option<PathBuf>> {
@@ -38,6 +38,9 @@ pub fn ensure(house: &House, toolchain: &Toolchain) -> Outcome<Option<PathBuf>> 
     for name in CRATES {
         copy_sources(&source.join(name).join("src"), &folder.join(name).join("src"))?;
     }
+    for name in CRATES {
+        house::write(&nothing(house).join(name).join("src/lib.rs"), "")?;
+    }
     let _ = std::fs::remove_dir_all(&fetched);
     house::write(&stamp_path(house), stamp_text(toolchain))?;
     step.done();
@@ -47,6 +50,11 @@ pub fn ensure(house: &House, toolchain: &Toolchain) -> Outcome<Option<PathBuf>> 
 /// Where the copy is.
 pub fn folder(house: &House) -> PathBuf {
     house.at("rust-src/library")
+}
+
+/// A standard library with nothing in it, for as long as nothing needs one.
+pub fn nothing(house: &House) -> PathBuf {
+    house.at("rust-src/nothing")
 }
 
 /// Whether the copy is this toolchain's.
