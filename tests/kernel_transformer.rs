@@ -1,5 +1,8 @@
 //! The fused kernel transformer against a plain dfdx twin that works on tokens, finite differences and sampled labels.
 
+#[path = "support/instruction_sets.rs"]
+mod instruction_sets;
+
 use dfdx::prelude::*;
 use incontext::linalg::Matrix;
 use incontext::models::KernelTransformer;
@@ -213,4 +216,9 @@ fn assert_close(a: &[f64], b: &[f64], tolerance: f64, what: &str) {
     for (i, (a, b)) in a.iter().zip(b).enumerate() {
         assert!((a - b).abs() <= tolerance * scale, "{what}, entry {i}: {a} against {b}");
     }
+}
+
+#[test]
+fn lesser_instruction_sets_pass_too() {
+    instruction_sets::tests_pass_with_lesser_ones("lesser_instruction_sets_pass_too");
 }

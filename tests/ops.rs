@@ -1,5 +1,8 @@
 //! The fused ops against plain dfdx twins and finite differences.
 
+#[path = "support/instruction_sets.rs"]
+mod instruction_sets;
+
 use std::sync::Arc;
 
 use dfdx::prelude::*;
@@ -147,4 +150,9 @@ fn assert_close(a: &[f64], b: &[f64], tolerance: f64, what: &str) {
     for (i, (a, b)) in a.iter().zip(b).enumerate() {
         assert!((a - b).abs() <= tolerance * scale, "{what}, entry {i}: {a} against {b}");
     }
+}
+
+#[test]
+fn lesser_instruction_sets_pass_too() {
+    instruction_sets::tests_pass_with_lesser_ones("lesser_instruction_sets_pass_too");
 }

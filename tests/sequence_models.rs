@@ -1,5 +1,8 @@
 //! The fused transformer and LSTM against plain ones in double precision, their gradients against finite differences.
 
+#[path = "support/instruction_sets.rs"]
+mod instruction_sets;
+
 use dfdx::prelude::*;
 use incontext::models::{Gpt2, Gpt2Config, Init, Lstm, LstmConfig, Positions, SequenceModel};
 use incontext::ops::attention::{Attention, Weights};
@@ -470,4 +473,9 @@ fn every_number_of_threads_gives_the_same_bits() {
         pool.install(|| (bits(&gpt2, &s), bits(&lstm, &s)))
     });
     assert!(all[0] == all[1] && all[1] == all[2]);
+}
+
+#[test]
+fn lesser_instruction_sets_pass_too() {
+    instruction_sets::tests_pass_with_lesser_ones("lesser_instruction_sets_pass_too");
 }

@@ -1,6 +1,9 @@
 //! Trajectories: the fused transformer against plain formulas and finite differences, the mesa layer against ridge
 //! regression, the tasks against their laws.
 
+#[path = "support/instruction_sets.rs"]
+mod instruction_sets;
+
 use incontext::linalg::Matrix;
 use incontext::models::SequenceTransformer;
 use incontext::ops::sequence_transformer::{
@@ -226,4 +229,9 @@ fn nonlinear_states_have_norm_one_and_partial_ones_their_dimension() {
     );
     let inputs = partial.inputs::<f64>(TokenKind::Constructed).unwrap().values();
     assert_eq!(inputs[8 + 6..16], partial.states(0)[..2]);
+}
+
+#[test]
+fn lesser_instruction_sets_pass_too() {
+    instruction_sets::tests_pass_with_lesser_ones("lesser_instruction_sets_pass_too");
 }

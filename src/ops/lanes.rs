@@ -4,6 +4,8 @@
 //! [`LANES`] scalars, one of each of sixteen prompts, and every multiply-add one or two vector instructions. The
 //! instructions are written out: left to itself, the compiler vectorises over the columns of the small matrices.
 
+use super::simd::InstructionSet;
+
 /// Prompts in a tile.
 pub const LANES: usize = 16;
 
@@ -407,31 +409,17 @@ pub trait Kernel<T: Real> {
     fn run<V: Vector<T>>(self) -> Self::Output;
 }
 
-/// Runs `kernel` on the best instruction set of this machine: AVX-512, AVX2 with FMA, or the portable one.
+/// Runs `kernel` with the best instructions of this machine ([`InstructionSet::of_this_machine`]).
 pub fn dispatch<T: Real, K: Kernel<T>>(kernel: K) -> K::Output {
-    #[cfg(target_arch = "x86_64")]
-    match instruction_set() {
+    match InstructionSet::of_this_machine() {
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: the features that the function is compiled for were found on this machine.
-        "AVX-512" => return unsafe { run_avx512(kernel) },
+        InstructionSet::Avx512 => unsafe { run_avx512(kernel) },
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        "AVX2" => return unsafe { run_avx2(kernel) },
-        _ => {}
+        InstructionSet::Avx2 => unsafe { run_avx2(kernel) },
+        _ => kernel.run::<Portable<T>>(),
     }
-    kernel.run::<Portable<T>>()
-}
-
-/// The instruction set that [`dispatch`] chooses on this machine.
-pub fn instruction_set() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            return "AVX-512";
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return "AVX2";
-        }
-    }
-    "portable"
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -4,6 +4,8 @@
 //! over a vector type are `inline(always)`, so that they are compiled with the instructions of the [`Job`] that calls
 //! them.
 
+use std::sync::OnceLock;
+
 /// Entries of a vector.
 pub const WIDTH: usize = 16;
 
@@ -508,28 +510,67 @@ pub trait Job {
     fn run<V: Simd>(self) -> Self::Output;
 }
 
-/// Runs `job` on the best instruction set of this machine: AVX-512, AVX2 with FMA, NEON, or the portable one.
+/// What the fused ops can be run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstructionSet {
+    /// AVX-512F.
+    Avx512,
+    /// AVX2 with FMA.
+    Avx2,
+    /// NEON, which every 64-bit Arm has.
+    Neon,
+    /// What the compiler makes of loops for the oldest machine of this kind.
+    Portable,
+}
+
+impl InstructionSet {
+    /// The best that this machine has. The variable `INCONTEXT_SIMD` asks for a lesser one, `avx2` or `portable`: results
+    /// differ in their last digits from one to another.
+    ///
+    /// ```
+    /// use incontext::ops::simd::InstructionSet;
+    /// assert_eq!(InstructionSet::of_this_machine(), InstructionSet::of_this_machine());
+    /// ```
+    pub fn of_this_machine() -> Self {
+        static CHOICE: OnceLock<InstructionSet> = OnceLock::new();
+        *CHOICE.get_or_init(|| {
+            let asked = std::env::var("INCONTEXT_SIMD").unwrap_or_default().to_lowercase();
+            if asked == "portable" {
+                return InstructionSet::Portable;
+            }
+            Self::best(asked != "avx2")
+        })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn best(may_be_avx512: bool) -> Self {
+        let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        match has_avx2 {
+            true if may_be_avx512 && is_x86_feature_detected!("avx512f") => InstructionSet::Avx512,
+            true => InstructionSet::Avx2,
+            false => InstructionSet::Portable,
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn best(_: bool) -> Self {
+        if cfg!(target_arch = "aarch64") { InstructionSet::Neon } else { InstructionSet::Portable }
+    }
+}
+
+/// Runs `job` with the best instructions of this machine ([`InstructionSet::of_this_machine`]).
 #[inline]
 pub fn dispatch<J: Job>(job: J) -> J::Output {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the features that the function is compiled for were found on this machine.
-            return unsafe { run_avx512(job) };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: as above.
-            return unsafe { run_avx2(job) };
-        }
-        job.run::<Portable>()
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        job.run::<arm::Neon>()
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    {
-        job.run::<Portable>()
+    match InstructionSet::of_this_machine() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the features that the function is compiled for were found on this machine.
+        InstructionSet::Avx512 => unsafe { run_avx512(job) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        InstructionSet::Avx2 => unsafe { run_avx2(job) },
+        #[cfg(target_arch = "aarch64")]
+        InstructionSet::Neon => job.run::<arm::Neon>(),
+        _ => job.run::<Portable>(),
     }
 }
 
