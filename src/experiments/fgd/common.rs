@@ -34,10 +34,14 @@ pub(super) fn mean_over(prompts: &KernelPrompts<f64>, f: impl Fn(&Matrix) -> Res
     Ok(values.iter().sum::<f64>() / values.len() as f64)
 }
 
+/// A Bayes risk of this size is what rounding leaves of 0.
+const ROUNDING: f64 = 1e-12;
+
 /// ln of the Bayes risk of the paper's kernel `name` at context length n on the test batch: exact over labels. −∞ where the
 /// labels determine the function.
 pub(super) fn ln_bayes(name: &str, n: usize, size: usize) -> Result<f64> {
-    Ok(mean_over(&test_prompts(&kernel(name)?, n, size)?, bayes_risk)?.ln())
+    let risk = mean_over(&test_prompts(&kernel(name)?, n, size)?, bayes_risk)?;
+    Ok(if risk > ROUNDING { risk.ln() } else { f64::NEG_INFINITY })
 }
 
 /// NaN, which a figure leaves out, for what is not finite.
@@ -61,7 +65,7 @@ pub(super) fn line(name: &str, x: &[usize], values: &[Interval]) -> Line {
 
 /// The Bayes floor, dashed; where it is −∞ there is none to draw.
 pub(super) fn bayes_line(x: &[usize], values: &[f64]) -> Line {
-    Line::new("Bayes", x.iter().copied(), values.iter().map(|v| drawn(*v))).color(Color::BLACK).dashed()
+    Line::new("Bayes", x.iter().copied(), values.iter().map(|v| drawn(*v))).color(Color::BLACK).dashed().markers()
 }
 
 /// The ln risk of `steps` steps of functional gradient descent with the data's own kernel and the best constant step,

@@ -140,7 +140,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         )
         .at_least(
             "fgd.softmax.asymmetric",
-            "but it is no kernel: |H_ij − H_ji| over H_ij + H_ji, mean (greatest of the seeds)",
+            "but it is no kernel: |Hᵢⱼ − Hⱼᵢ| over Hᵢⱼ + Hⱼᵢ, mean (greatest of the seeds)",
             skew,
             0.01,
         );

@@ -123,7 +123,7 @@ fn distances(id: &str, values: ValueBlock, settings: &Settings<'_>) -> Result<Re
         if values == ValueBlock::Free {
             claims = claims.at_most(
                 format!("{id}.{key}.a"),
-                format!("{name}: A_0 and A_1 are multiples of I (worst)"),
+                format!("{name}: A₀ and A₁ are multiples of I (worst)"),
                 worst_a,
                 0.05,
             );
@@ -135,7 +135,8 @@ fn distances(id: &str, values: ValueBlock, settings: &Settings<'_>) -> Result<Re
                 format!("{id}.raw"),
                 "and BᵀC itself ends as far from I as Σ⁻¹ is (mean over layers and seeds)",
                 mean_raw,
-                distance_to_identity(&inverse),
+                // As it is printed; the tolerance is far above the rounding.
+                (1e4 * distance_to_identity(&inverse)).round() / 1e4,
                 0.02,
             );
         }

@@ -192,7 +192,7 @@ impl Parameters for Network {
 pub enum Optimiser {
     /// Adam, as the authors have it.
     Adam(AdamConfig),
-    /// Muon for the matrices of the blocks and Adam for the rest: at S it is after 2200 steps where Adam is after 4000.
+    /// Muon for the matrices of the blocks and Adam for the rest.
     Muon(MuonConfig),
 }
 
@@ -282,21 +282,34 @@ pub fn small() -> Protocol {
         context,
         model: transformer(dim, context, 8, 32, 4),
         batch: 64,
-        steps: 8000,
+        steps: 12_000,
+        optimiser: Optimiser::Adam(adam(2e-3)),
+        schedule: Schedule::Cosine { warmup: 500 },
+        curriculum: growing(dim, context, 1, 600),
+    }
+}
+
+/// S in a third of the steps, with Muon, whose loss falls faster at first and ends a little higher: 1.495 after 4000 steps
+/// (Adam: 1.78) and 1.465 after 8000, Adam 1.416 after 12,000.
+fn short() -> Protocol {
+    let s = small();
+    Protocol {
+        steps: 4000,
         optimiser: muon(0.02),
-        schedule: Schedule::Cosine { warmup: 300 },
-        curriculum: growing(dim, context, 1, 320),
+        schedule: Schedule::Cosine { warmup: 160 },
+        curriculum: growing(s.dim, s.context, 1, 160),
+        ..s
     }
 }
 
 /// S with another architecture.
 fn small_with(layers: usize, width: usize, heads: usize) -> Protocol {
-    Protocol { model: transformer(5, 10, layers, width, heads), ..small() }
+    Protocol { model: transformer(5, 10, layers, width, heads), ..short() }
 }
 
 /// S on another task.
 fn small_on(task: Task) -> Protocol {
-    Protocol { task, ..small() }
+    Protocol { task, ..short() }
 }
 
 /// Two-layer networks: d = 5, h = 20, n = 40.
@@ -308,7 +321,7 @@ fn two_layer(unit: HiddenUnit) -> Protocol {
         model: transformer(dim, context, 8, 32, 4),
         steps: 3000,
         curriculum: growing(dim, context, 1, 300),
-        ..small()
+        ..short()
     }
 }
 
@@ -317,7 +330,6 @@ fn lstm() -> Protocol {
     let s = small();
     Protocol {
         model: Architecture::Lstm(LstmConfig { inputs: s.dim, layers: 3, width: 64, ..LstmConfig::default() }),
-        optimiser: Optimiser::Adam(adam(2e-3)),
         curriculum: Curriculum::none(s.dim, s.context + 1),
         ..s
     }
@@ -332,7 +344,7 @@ pub fn medium() -> Protocol {
         model: transformer(dim, context, 8, 64, 4),
         steps: 8000,
         curriculum: growing(dim, context, 3, 320),
-        ..small()
+        ..short()
     }
 }
 
@@ -345,7 +357,7 @@ pub fn large() -> Protocol {
         model: transformer(dim, context, 12, 64, 4),
         steps: 20_000,
         curriculum: growing(dim, context, 5, 400),
-        ..small()
+        ..short()
     }
 }
 
