@@ -6,7 +6,7 @@ use super::recipes::{DIM, TEST_SEED, Trained, kernel};
 use crate::Result;
 use crate::algorithms::{bayes_risk, risk};
 use crate::compare::Interval;
-use crate::figure::{Color, Line};
+use crate::figure::{Color, Line, Panel};
 use crate::linalg::Matrix;
 use crate::ops::kernel_prompts::{KernelPrompts, Labels};
 use crate::tasks::{Covariance, Kernel, KernelRegression};
@@ -63,9 +63,13 @@ pub(super) fn line(name: &str, x: &[usize], values: &[Interval]) -> Line {
         .markers()
 }
 
-/// The Bayes floor, dashed; where it is −∞ there is none to draw.
-pub(super) fn bayes_line(x: &[usize], values: &[f64]) -> Line {
-    Line::new("Bayes", x.iter().copied(), values.iter().map(|v| drawn(*v))).color(Color::BLACK).dashed().markers()
+/// Draws the Bayes floor, dashed; where it is −∞ there is none to draw.
+pub(super) fn with_bayes(panel: Panel, x: &[usize], values: &[f64]) -> Panel {
+    if values.iter().all(|v| !v.is_finite()) {
+        return panel;
+    }
+    let floor = Line::new("Bayes", x.iter().copied(), values.iter().map(|v| drawn(*v)));
+    panel.line(floor.color(Color::BLACK).dashed().markers())
 }
 
 /// The ln risk of `steps` steps of functional gradient descent with the data's own kernel and the best constant step,

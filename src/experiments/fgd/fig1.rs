@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::common::{bayes_line, line, ln_bayes, losses};
+use super::common::{line, ln_bayes, losses, with_bayes};
 use super::recipes::{self, ACTIVATIONS, CONTEXTS};
 use crate::Result;
 use crate::compare::Interval;
@@ -57,7 +57,7 @@ fn panel(id: &str, kernel: &str, settings: &Settings<'_>) -> Result<Reproduction
         panel = panel.line(line(activation.name(), &CONTEXTS, &values));
         curves.push((activation.name().to_owned(), values));
     }
-    panel = panel.line(bayes_line(&CONTEXTS, &bayes));
+    panel = with_bayes(panel, &CONTEXTS, &bayes);
     let floor = match kernel {
         "linear" => " For n >= d = 5 noiseless labels determine the function: the Bayes loss is 0, below every axis.",
         "ReLU" => " The ReLU kernel is not positive semi-definite: labels have the covariance K₊ with |eigenvalues|.",

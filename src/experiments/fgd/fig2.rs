@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::common::{bayes_line, descent, line, ln_bayes, losses};
+use super::common::{descent, line, ln_bayes, losses, with_bayes};
 use super::recipes::{self, ACTIVATIONS, DEPTHS};
 use crate::Result;
 use crate::compare::Interval;
@@ -59,9 +59,8 @@ fn panel(id: &str, kernel: &str, n: usize, settings: &Settings<'_>) -> Result<Re
         panel = panel.line(line(activation.name(), &DEPTHS, &values));
         curves.push((activation.name().to_owned(), values));
     }
-    panel = panel
-        .line(Line::new("functional GD, best constant step", DEPTHS, &gd).color(Color::GREY).dotted())
-        .line(bayes_line(&DEPTHS, &vec![bayes; DEPTHS.len()]));
+    panel = panel.line(Line::new("functional GD, best constant step", DEPTHS, &gd).color(Color::GREY).dotted());
+    panel = with_bayes(panel, &DEPTHS, &vec![bayes; DEPTHS.len()]);
     let figure = Figure::new(id, format!("Depth on labels of the {kernel} kernel, n = {n}"))
         .caption(format!(
             "ln test loss, exact over labels; mean and one standard deviation over {} seeds. Dotted: L steps of functional \

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::common::{bayes_line, color, line, ln_bayes, losses};
+use super::common::{color, line, ln_bayes, losses, with_bayes};
 use super::recipes::{self, HEADS_DEPTHS, RELEASED_DEPTHS, figure_3_heads, heads_name};
 use crate::Result;
 use crate::compare::Interval;
@@ -52,7 +52,7 @@ fn panel(id: &str, kernel: &str, n: usize, settings: &Settings<'_>) -> Result<Re
     for (name, values) in &curves {
         panel = panel.line(line(name, &HEADS_DEPTHS, values));
     }
-    panel = panel.line(bayes_line(&HEADS_DEPTHS, &vec![bayes; HEADS_DEPTHS.len()]));
+    panel = with_bayes(panel, &HEADS_DEPTHS, &vec![bayes; HEADS_DEPTHS.len()]);
     let data = match kernel {
         "linear" => "Linear data with n = 8 >= d: the Bayes loss is 0.",
         "exp" => "Kernel exp(½⟨u, v⟩).",
