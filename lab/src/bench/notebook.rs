@@ -170,6 +170,11 @@ fn rows(ours: &[Run], plain: &[Run]) -> Vec<Row> {
             Some(10.0),
         ),
         (
+            "  without the ten cells between".into(),
+            Box::new(|run| run.start + waits(run, |kind| kind != Kind::Typical).iter().sum::<f64>()),
+            Some(10.0),
+        ),
+        (
             "longest wait after the first cell".into(),
             Box::new(|run| longest(&waits(run, |kind| kind != Kind::First))),
             Some(2.0),
