@@ -267,3 +267,35 @@ fn describe(program: &OsString, arguments: &[OsString]) -> Option<Record> {
     is_cell.then_some(())?;
     Some(Record { program: text(program)?, arguments, environment: environment.collect() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::evcxr_internal_runtime::{
+        USER_ERROR_OCCURRED, VARIABLE_CHANGED_TYPE, VariableStore, create_variable_store,
+    };
+    use super::*;
+
+    #[test]
+    fn the_store_keeps_variables_and_knows_their_types() {
+        let mut store = VariableStore::new();
+        store.put_variable("x", vec![1.0, 2.0]);
+        assert!(store.check_variable::<Vec<f64>>("x") && !store.check_variable::<Vec<f32>>("x"));
+        assert!(store.check_variable::<Vec<f64>>("not there"));
+        let mut other = VariableStore::new();
+        other.put_variable("y", 3);
+        store.merge(other);
+        assert_eq!(store.take_variable::<i32>("y"), 3);
+        assert_eq!(store.take_variable::<Vec<f64>>("x"), [1.0, 2.0]);
+        assert_eq!(*store.lazy_arc("shared", || 1), 1);
+        assert_eq!(*store.lazy_arc("shared", || 2), 1);
+        assert!(!create_variable_store().is_null());
+        // What evcxr reads in a cell's output.
+        assert!(VARIABLE_CHANGED_TYPE.starts_with("EVCXR_") && USER_ERROR_OCCURRED.starts_with("EVCXR_"));
+    }
+
+    #[test]
+    fn a_module_that_is_not_known_stays() {
+        assert!(without_runtime("mod evcxr_internal_runtime {\nfn f() {\n}\n}\nfn g() {}\n").is_none());
+        assert!(without_runtime("fn g() {}\n").is_none());
+    }
+}
