@@ -27,6 +27,7 @@ pub fn experiments() -> Vec<Experiment> {
     const MATCHING: &str = "02_newton";
     const ERRATA: &str = "04_newton_errata";
     const S: &[&str] = &["newton-s"];
+    const LSTM: &[&str] = &["newton-s", "newton-s-lstm"];
     let figure = |id, title, notebook, checkpoints, run: Run| Experiment {
         id,
         paper: "newton",
@@ -39,6 +40,9 @@ pub fn experiments() -> Vec<Experiment> {
         figure("newton.fig1", "A prompt as the transformer sees it", MATCHING, &[], fig1::run),
         figure("newton.fig2", "Error over layers, Newton steps and gradient-descent steps", MATCHING, S, fig2::run),
         figure("newton.fig3", "Layers against Newton and gradient descent", MATCHING, S, heat_maps::fig3),
+        figure("newton.fig5", "The LSTM forgets, the transformer does not", MATCHING, LSTM, forgetting::fig5),
+        figure("newton.fig7", "Layers of a transformer and of an LSTM", MATCHING, LSTM, forgetting::fig7),
+        figure("newton.table1", "Transformer and LSTM against three algorithms", MATCHING, LSTM, forgetting::table1),
         figure("newton.fig8", "Figure 3 by the number of examples", MATCHING, S, heat_maps::fig8),
         figure("newton.fig9", "Induced weights against Newton and gradient descent", MATCHING, S, induced::fig9),
         figure("newton.fig10", "Layers against exponentially many steps", MATCHING, S, heat_maps::fig10),
