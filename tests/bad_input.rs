@@ -8,20 +8,23 @@ use std::time::Duration;
 
 use dfdx::prelude::*;
 use incontext::algorithms::{
-    Algorithm, Examples, GdPlusPlus, GradientDescent, KernelPolynomial, LeastSquares, SpectralMeasure, losses, minimise,
+    Algorithm, Examples, FunctionalGradientDescent, GdPlusPlus, GradientDescent, KernelPolynomial, KernelRidge,
+    LeastSquares, SpectralMeasure, losses, minimise,
 };
 use incontext::compare::{Interval, distance_to_identity};
 use incontext::experiments::pgd::recipes::{self, Protocol, Run};
 use incontext::experiments::{self, Settings, TrainOptions};
 use incontext::figure::{Axis, Figure, Heatmap, Line, Panel};
 use incontext::linalg::{Matrix, real_roots, solve};
-use incontext::models::{GeneralLinearTransformer, LinearTransformer, Parametrisation};
+use incontext::models::{GeneralLinearTransformer, KernelTransformer, LinearTransformer, Parametrisation};
+use incontext::ops::kernel_prompts::KernelPrompts;
+use incontext::ops::kernel_transformer::{Activation, ValueBlock};
 use incontext::ops::linear_attention::{Mask, linear_attention};
 use incontext::ops::linear_transformer::linear_transformer;
 use incontext::ops::wishart::GramSamples;
 use incontext::progress::{Observer, Report, Silent, line};
 use incontext::rng::{Rng, stream};
-use incontext::tasks::{Covariance, LinearRegression, Prompts, WeightPrior};
+use incontext::tasks::{Covariance, Kernel, KernelRegression, LinearRegression, Profile, Prompts, Term, WeightPrior};
 use incontext::train::{
     Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Sgd, SgdConfig, Trainer,
 };
@@ -628,4 +631,64 @@ fn errors_are_all_of_the_public_kinds() {
     assert!(matches!(Matrix::zeros(2, 2).cholesky(), Err(Error::Numerical { .. })));
     assert!(matches!(experiments::recipe("x").map(|_| ()), Err(Error::Unknown { .. })));
     assert!(matches!(Checkpoint::load(Path::new("/nowhere/at/all")), Err(Error::File { .. })));
+}
+
+#[test]
+fn kernels_and_their_models_refuse_what_they_cannot_use() {
+    let kernel = Kernel::exp(0.5).unwrap();
+    refuses("exponent", &["inite"], || Kernel::exp(NAN));
+    refuses("no terms", &["terms", "at least one"], || Kernel::sum("none", &[]));
+    refuses("term", &["terms"], || Kernel::sum("infinite", &[Term::new(Profile::Linear, INF)]));
+    refuses("covariates", &["covariates"], || kernel.gram(&[1.0; 7], 5));
+    refuses("covariates", &["covariates"], || kernel.gram(&[], 5));
+    refuses("a kernel that is not symmetric", &["symmetric"], || {
+        Kernel::own("skew", |u, v| u[0] - v[0]).gram(&[1.0, 2.0], 1)
+    });
+    refuses("a kernel that is not finite", &["finite"], || Kernel::own("nan", |_, _| NAN).gram(&[1.0, 2.0], 1));
+
+    refuses("context", &["context", "at least 1"], || KernelRegression::new(kernel.clone(), identity(5), 0));
+    let task = KernelRegression::new(kernel.clone(), identity(5), 4).unwrap();
+    refuses("noise", &["noise"], || task.clone().with_noise(-1.0));
+    refuses("noise", &["noise"], || task.clone().with_noise(NAN));
+    refuses("batch", &["batch"], || task.sample(0, 0));
+    refuses("an indefinite kernel matrix", &["eigenvalue"], || {
+        let relu = KernelRegression::new(Kernel::relu(), identity(5), 14)?;
+        relu.strict().sample(64, 0)
+    });
+    refuses("prompts", &["covariates"], || KernelPrompts::<f64>::sampled(4, 5, &[0.0; 24], &[0.0; 5]));
+    refuses("prompts", &["covariance", "[5, 5]"], || {
+        KernelPrompts::<f64>::with_covariances(4, 5, &[0.0; 25], &[Matrix::identity(3)])
+    });
+
+    let init = |layers, dim, heads: &[Activation], std| {
+        KernelTransformer::<f64>::init(layers, dim, heads, ValueBlock::Free, std, 0)
+    };
+    refuses("layers", &["layers", "at least 1"], || init(0, 5, &[Activation::Exp], 0.1));
+    refuses("dimension", &["dimension"], || init(2, 0, &[Activation::Exp], 0.1));
+    refuses("heads", &["heads"], || init(2, 5, &[], 0.1));
+    refuses("standard deviation", &["standard deviation"], || init(2, 5, &[Activation::Exp], 0.0));
+    refuses("parameters", &["parameters"], || {
+        KernelTransformer::<f64>::from_values(vec![0.0; 75], 1, 5, &[Activation::Exp], ValueBlock::Free)
+    });
+    refuses("parameters", &["parameters"], || {
+        KernelTransformer::<f64>::from_values(vec![NAN; 76], 1, 5, &[Activation::Exp], ValueBlock::Free)
+    });
+    refuses("a kernel of the user's own", &["sum of terms"], || {
+        let own = Kernel::own("mine", |u, v| u[0] * v[0]);
+        KernelTransformer::<f64>::functional_gradient_descent(&own, &[0.1], 4, &identity(5))
+    });
+    let model = init(2, 5, &[Activation::Exp], 0.1).unwrap();
+    refuses("prompts of another dimension", &["dimension"], || {
+        let other = KernelRegression::new(kernel.clone(), identity(3), 4)?;
+        model.predict(&other.sample(2, 0)?)
+    });
+    refuses("layer", &["layer"], || model.bc(2, 0));
+    refuses("head", &["head"], || model.a(0, 1));
+
+    refuses("ridge", &["ridge"], || KernelRidge::new(-1.0));
+    refuses("step sizes", &["at least one"], || FunctionalGradientDescent::new(vec![]));
+    refuses("step sizes", &["step"], || FunctionalGradientDescent::new(vec![NAN]));
+    refuses("kernel matrix", &["kernel matrix"], || {
+        FunctionalGradientDescent::new(vec![0.1])?.iterates(&Matrix::identity(3), &[1.0, 2.0], 4)
+    });
 }

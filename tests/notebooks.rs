@@ -73,8 +73,8 @@ fn committed_notebooks_were_run_in_order_and_show_their_figures() {
             assert_eq!(cell["execution_count"], i + 1, "{name}: run again with `cargo lab execute`");
             let source = text(&cell["source"]);
             // A cell that ends with a figure shows it in every form.
-            let ends_with_figure =
-                source.lines().any(|line| line.starts_with("Figure::new(")) && !source.ends_with(';');
+            let makes = |line: &str| line.starts_with("Figure::new(") || line.starts_with("figure(");
+            let ends_with_figure = source.lines().any(makes) && !source.ends_with(';');
             let shown = cell["outputs"].as_array().unwrap();
             assert_eq!(shown.iter().any(is_figure), ends_with_figure, "{name}, cell {}", i + 1);
         }
