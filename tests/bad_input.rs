@@ -655,7 +655,7 @@ fn kernels_and_their_models_refuse_what_they_cannot_use() {
         let relu = KernelRegression::new(Kernel::relu(), identity(5), 14)?;
         relu.strict().sample(64, 0)
     });
-    refuses("prompts", &["covariates"], || KernelPrompts::<f64>::sampled(4, 5, &[0.0; 24], &[0.0; 5]));
+    refuses("prompts", &["prompts", "[batch, 5, 5]"], || KernelPrompts::<f64>::sampled(4, 5, &[0.0; 24], &[0.0; 5]));
     refuses("prompts", &["covariance", "[5, 5]"], || {
         KernelPrompts::<f64>::with_covariances(4, 5, &[0.0; 25], &[Matrix::identity(3)])
     });
