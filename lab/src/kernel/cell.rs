@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::template::{self, Fnv, Template, sources};
+use super::template::{self, Fnv, Template};
 use crate::house::{self, House};
 use crate::setup::rust::{Toolchain, neutral};
 use crate::trouble::{Outcome, Subject, Trouble};
@@ -92,8 +92,7 @@ impl Cell {
 
     /// Has cargo call the compiler through the recorder.
     pub fn watch(&self, cargo: &mut Command) -> Outcome<()> {
-        let recorder = super::stand_ins(&House::find()?).join("bin").join(house::executable(RECORDER));
-        cargo.env(RECORD, &self.record).env(WRAPPER, recorder);
+        watch(cargo, &House::find()?, &self.record);
         Ok(())
     }
 }
@@ -111,8 +110,7 @@ fn key(house: &House, manifest: &str, arguments: &[&str], variables: &[(String, 
         hash.add(name.as_bytes());
         hash.add(value.as_bytes());
     }
-    let root = house.root();
-    for file in ["Cargo.toml", "Cargo.lock"].map(|name| root.join(name)).into_iter().chain(sources(&root.join("src"))) {
+    for file in template::inputs(house) {
         let changed = file.metadata().and_then(|metadata| metadata.modified()).ok()?;
         hash.add(format!("{} {changed:?}", file.display()).as_bytes());
     }
@@ -128,22 +126,17 @@ impl Record {
             (runtime.is_file() && std::fs::write(SHORT_SOURCE, source).is_ok()).then_some(runtime)
         };
         let Some(runtime) = short() else { return false };
-        let arguments = self.arguments.iter().map(|word| if word == SOURCE { SHORT_SOURCE } else { word });
-        let mut compiler = Command::new(&self.program);
+        let mut compiler = self.compiler(SHORT_SOURCE);
         compiler
-            .args(arguments)
             .args(["--extern", &format!("{RUNTIME}={}", runtime.display())])
-            .arg(format!("--remap-path-prefix={SHORT_SOURCE}={SOURCE}"))
-            .envs(self.environment.iter().cloned());
-        let status = compiler.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            .arg(format!("--remap-path-prefix={SHORT_SOURCE}={SOURCE}"));
+        let status = compiler.stdout(Stdio::null()).stderr(Stdio::null()).status();
         status.is_ok_and(|status| status.success())
     }
 
     /// Compiles the cell as it is, and prints what the compiler says about it as cargo does.
     fn compile(&self) -> Compiled {
-        let mut compiler = Command::new(&self.program);
-        compiler.args(&self.arguments).envs(self.environment.iter().cloned()).stdin(Stdio::null());
-        let Ok(output) = compiler.output() else { return Compiled::Unknown };
+        let Ok(output) = self.compiler(SOURCE).output() else { return Compiled::Unknown };
         let mut is_explained = false;
         for line in String::from_utf8_lossy(&output.stderr).lines() {
             if let Ok(message) = serde_json::from_str::<Value>(line)
@@ -158,6 +151,21 @@ impl Record {
             (false, true) => Compiled::No,
             (false, false) => Compiled::Unknown,
         }
+    }
+
+    /// The compiler as cargo called it, for this source.
+    fn compiler(&self, source: &str) -> Command {
+        let mut compiler = Command::new(&self.program);
+        compiler
+            .args(self.arguments.iter().map(|word| if word == SOURCE { source } else { word }))
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null());
+        compiler
+    }
+
+    fn write(&self, path: &Path) -> Outcome<()> {
+        let text = serde_json::to_string(self).map_err(std::io::Error::other).doing(|| "describe a cell".into())?;
+        house::write(path, text)
     }
 
     /// The folder that the compiler writes to, with the dependencies in it.
@@ -183,7 +191,7 @@ fn library() -> String {
     format!("lib{RUNTIME}.rlib")
 }
 
-/// What a template keeps for its kernels: the store of variables, and how cargo called the compiler for its crate.
+/// Compiles the store of variables to where a template has its libraries.
 pub fn prepare(toolchain: &Toolchain, template: &Template) -> Outcome<()> {
     let source = template.folder.join("runtime.rs");
     house::write(&source, RUNTIME_SOURCE)?;
@@ -205,10 +213,10 @@ pub fn prepare(toolchain: &Toolchain, template: &Template) -> Outcome<()> {
     )))
 }
 
-/// Has the template's cargo call the compiler for its crate through the recorder.
-pub fn record_template(cargo: &mut Command, house: &House, template: &Template) {
+/// Has cargo call the compiler for the crate in its folder through the recorder, which writes to `record`.
+pub fn watch(cargo: &mut Command, house: &House, record: &Path) {
     let recorder = super::stand_ins(house).join("bin").join(house::executable(RECORDER));
-    cargo.env(RECORD, template.record()).env(WRAPPER, recorder);
+    cargo.env(RECORD, record).env(WRAPPER, recorder);
 }
 
 /// Gives a kernel's crate the template's records: for a notebook with the helper crate, and before it has it.
@@ -231,13 +239,6 @@ pub fn adopt(house: &House, toolchain: &Toolchain, template: &Template, crate_fo
         record.write(&crate_folder.join(RECORDS).join(format!("{key}.json")))?;
     }
     Ok(())
-}
-
-impl Record {
-    fn write(&self, path: &Path) -> Outcome<()> {
-        let text = serde_json::to_string(self).map_err(std::io::Error::other).doing(|| "describe a cell".into())?;
-        house::write(path, text)
-    }
 }
 
 /// Plays the compiler: cargo's arguments are its program and what to call it with.

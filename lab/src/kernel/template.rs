@@ -131,15 +131,21 @@ fn fingerprint(house: &House, toolchain: &Toolchain) -> String {
     hash.add(toolchain.version.as_bytes());
     hash.add(PROFILE.as_bytes());
     let root = house.root();
-    for file in ["Cargo.toml", "Cargo.lock"].map(|name| root.join(name)).into_iter().chain(sources(&root.join("src"))) {
+    for file in inputs(house) {
         hash.add(file.strip_prefix(root).unwrap_or(&file).as_os_str().as_encoded_bytes());
         hash.add(&std::fs::read(&file).unwrap_or_default());
     }
     format!("{FORMAT} {:016x} {}\n", hash.0, root.display())
 }
 
+/// The files of the repository that the helper crate is compiled from.
+pub fn inputs(house: &House) -> impl Iterator<Item = PathBuf> {
+    let root = house.root();
+    ["Cargo.toml", "Cargo.lock"].map(|name| root.join(name)).into_iter().chain(sources(&root.join("src")))
+}
+
 /// Every file below a folder, in a fixed order.
-pub fn sources(folder: &Path) -> Vec<PathBuf> {
+fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut entries: Vec<PathBuf> =
         std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
     entries.sort();
@@ -186,7 +192,7 @@ fn build(house: &House, toolchain: &Toolchain, template: &Template) -> Outcome<(
     let log = house.at("template/build.log");
     let log_file = File::create(&log).doing(|| format!("write {}", house.short(&log)))?;
     let mut cargo = command(toolchain, &folder);
-    cell::record_template(&mut cargo, house, template);
+    cell::watch(&mut cargo, house, &template.record());
     let status = cargo
         .args(["build", "--target", &toolchain.host])
         .stdin(Stdio::null())
