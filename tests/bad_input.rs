@@ -9,7 +9,7 @@ use std::time::Duration;
 use dfdx::prelude::*;
 use incontext::algorithms::{
     Algorithm, Examples, FunctionalGradientDescent, GdPlusPlus, GradientDescent, KernelPolynomial, KernelRidge,
-    LeastSquares, SpectralMeasure, losses, minimise,
+    LeastSquares, SpectralMeasure, bayes_risk, losses, minimise, risk,
 };
 use incontext::compare::{Interval, distance_to_identity};
 use incontext::experiments::pgd::recipes::{self, Protocol, Run};
@@ -17,7 +17,7 @@ use incontext::experiments::{self, Settings, TrainOptions};
 use incontext::figure::{Axis, Figure, Heatmap, Line, Panel};
 use incontext::linalg::{Matrix, real_roots, solve};
 use incontext::models::{GeneralLinearTransformer, KernelTransformer, LinearTransformer, Parametrisation};
-use incontext::ops::kernel_prompts::KernelPrompts;
+use incontext::ops::kernel_prompts::{KernelPrompts, Labels};
 use incontext::ops::kernel_transformer::{Activation, ValueBlock};
 use incontext::ops::linear_attention::{Mask, linear_attention};
 use incontext::ops::linear_transformer::linear_transformer;
@@ -637,6 +637,7 @@ fn errors_are_all_of_the_public_kinds() {
 fn kernels_and_their_models_refuse_what_they_cannot_use() {
     let kernel = Kernel::exp(0.5).unwrap();
     refuses("exponent", &["inite"], || Kernel::exp(NAN));
+    refuses("exponent", &[], || Kernel::exp(0.0));
     refuses("no terms", &["terms", "at least one"], || Kernel::sum("none", &[]));
     refuses("term", &["terms"], || Kernel::sum("infinite", &[Term::new(Profile::Linear, INF)]));
     refuses("covariates", &["covariates"], || kernel.gram(&[1.0; 7], 5));
@@ -651,6 +652,12 @@ fn kernels_and_their_models_refuse_what_they_cannot_use() {
     refuses("noise", &["noise"], || task.clone().with_noise(-1.0));
     refuses("noise", &["noise"], || task.clone().with_noise(NAN));
     refuses("batch", &["batch"], || task.sample(0, 0));
+    refuses("batch", &[], || task.prompts::<f32>(0, Labels::Covariance, 0));
+    refuses("batch", &[], || task.prompts::<f32>(usize::MAX / 64, Labels::Covariance, 0));
+    refuses("a kernel that is not symmetric", &["symmetric"], || {
+        let skew = Kernel::own("skew", |u, v| u[0] - v[0]);
+        KernelRegression::new(skew, identity(5), 3)?.prompts::<f32>(4, Labels::Covariance, 0)
+    });
     refuses("an indefinite kernel matrix", &["eigenvalue"], || {
         let relu = KernelRegression::new(Kernel::relu(), identity(5), 14)?;
         relu.strict().sample(64, 0)
@@ -667,6 +674,7 @@ fn kernels_and_their_models_refuse_what_they_cannot_use() {
     refuses("dimension", &["dimension"], || init(2, 0, &[Activation::Exp], 0.1));
     refuses("heads", &["heads"], || init(2, 5, &[], 0.1));
     refuses("standard deviation", &["standard deviation"], || init(2, 5, &[Activation::Exp], 0.0));
+    refuses("standard deviation", &["standard deviation"], || init(2, 5, &[Activation::Exp], -1.0));
     refuses("parameters", &["parameters"], || {
         KernelTransformer::<f64>::from_values(vec![0.0; 75], 1, 5, &[Activation::Exp], ValueBlock::Free)
     });
@@ -682,10 +690,17 @@ fn kernels_and_their_models_refuse_what_they_cannot_use() {
         let other = KernelRegression::new(kernel.clone(), identity(3), 4)?;
         model.predict(&other.sample(2, 0)?)
     });
+    refuses("prompts of another dimension", &[], || {
+        model.loss(&KernelRegression::new(Kernel::linear(), identity(4), 3)?.prompts(4, Labels::Covariance, 0)?)
+    });
     refuses("layer", &["layer"], || model.bc(2, 0));
+    refuses("layer", &["layer"], || model.a(2, 0));
+    refuses("head", &["head"], || model.r(0, 1));
     refuses("head", &["head"], || model.a(0, 1));
 
     refuses("ridge", &["ridge"], || KernelRidge::new(-1.0));
+    refuses("weights of another number", &[], || risk(&[1.0], &Matrix::identity(3)));
+    refuses("no examples", &[], || bayes_risk(&Matrix::identity(1)));
     refuses("step sizes", &["at least one"], || FunctionalGradientDescent::new(vec![]));
     refuses("step sizes", &["step"], || FunctionalGradientDescent::new(vec![NAN]));
     refuses("kernel matrix", &["kernel matrix"], || {
