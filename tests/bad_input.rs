@@ -8,23 +8,32 @@ use std::time::Duration;
 
 use dfdx::prelude::*;
 use incontext::algorithms::{
-    Algorithm, Examples, FunctionalGradientDescent, GdPlusPlus, GradientDescent, KernelPolynomial, KernelRidge,
-    LeastSquares, SpectralMeasure, bayes_risk, losses, minimise, risk,
+    Algorithm, Chebyshev, Ends, Examples, FunctionalGradientDescent, GdPlusPlus, GradientDescent, HeavyBall,
+    IterativeNewton, KernelPolynomial, KernelRidge, Lbfgs, LeastSquares, OnlineGradientDescent, Predictions,
+    Run as Steps, SpectralMeasure, bayes_risk, losses, minimise, predictions, risk,
 };
-use incontext::compare::{Interval, distance_to_identity};
+use incontext::compare::{Interval, Measure, Similarity, distance_to_identity, similarity_at};
 use incontext::experiments::pgd::recipes::{self, Protocol, Run};
 use incontext::experiments::{self, Settings, TrainOptions};
 use incontext::figure::{Axis, Figure, Heatmap, Line, Panel};
 use incontext::linalg::{Matrix, real_roots, solve};
-use incontext::models::{GeneralLinearTransformer, KernelTransformer, LinearTransformer, Parametrisation};
+use incontext::models::constructions::{Averaging, NewtonConstruction, Signs};
+use incontext::models::{
+    GeneralLinearTransformer, Gpt2, Gpt2Config, Init, KernelTransformer, LinearTransformer, Lstm, LstmConfig,
+    Parametrisation,
+};
 use incontext::ops::kernel_prompts::{KernelPrompts, Labels};
 use incontext::ops::kernel_transformer::{Activation, ValueBlock};
 use incontext::ops::linear_attention::{Mask, linear_attention};
 use incontext::ops::linear_transformer::linear_transformer;
 use incontext::ops::wishart::GramSamples;
+use incontext::probe::LinearProbe;
 use incontext::progress::{Observer, Report, Silent, line};
 use incontext::rng::{Rng, stream};
-use incontext::tasks::{Covariance, Kernel, KernelRegression, LinearRegression, Profile, Prompts, Term, WeightPrior};
+use incontext::tasks::{
+    Covariance, HiddenUnit, IllConditioned, Kernel, KernelRegression, LinearRegression, Profile, Prompts, Term,
+    TwoLayerNetwork, WeightPrior,
+};
 use incontext::train::{
     Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Sgd, SgdConfig, Trainer,
 };
@@ -706,4 +715,73 @@ fn kernels_and_their_models_refuse_what_they_cannot_use() {
     refuses("kernel matrix", &["kernel matrix"], || {
         FunctionalGradientDescent::new(vec![0.1])?.iterates(&Matrix::identity(3), &[1.0, 2.0], 4)
     });
+}
+
+#[test]
+fn newton_algorithms_networks_and_constructions() {
+    for bad in [0.0, -1.0, 2.5, NAN, INF] {
+        refuses("constant of Newton", &[&format!("got {bad}")], || IterativeNewton::new(bad));
+    }
+    for bad in [-1.0, NAN, INF] {
+        refuses("ridge of Newton", &["ridge", &format!("got {bad}")], || IterativeNewton::new(1.0)?.with_ridge(bad));
+        refuses("fixed rate", &[&format!("got {bad}")], || OnlineGradientDescent::fixed(bad));
+        refuses("ends of the spectrum", &[], || HeavyBall::new(Ends::Fixed(bad, 1.0)));
+        refuses("ends of the spectrum", &[], || Chebyshev::new(Ends::Fixed(0.5, bad)));
+    }
+    refuses("ends in the wrong order", &[], || Chebyshev::new(Ends::Fixed(2.0, 1.0)));
+    refuses("memory", &["got 0"], || Lbfgs::new(0));
+
+    let prompts = task(2, 3).sample(4, 1).unwrap();
+    let newton = IterativeNewton::new(1.0).unwrap();
+    refuses("a run without steps", &["steps", "at least one"], || {
+        predictions(&[Steps { algorithm: &newton, at: &[] }], &prompts)
+    });
+    refuses("predictors of another length", &["[7]", "[4, 4]"], || Predictions::new(4, 4, vec![vec![0.0; 7]]));
+    refuses("no predictor", &["predictions"], || Predictions::new(4, 4, vec![]));
+    let made = predictions(&[Steps { algorithm: &newton, at: &[1] }], &prompts).unwrap().remove(0);
+    refuses("predictor", &["predictor", "got 1", "below 1"], || made.mse(1, &prompts));
+    refuses("other prompts", &["[5, 4]", "[4, 4]"], || made.residuals(&task(2, 3).sample(5, 1)?));
+    let other = Predictions::new(4, 3, vec![vec![0.0; 12]]).unwrap();
+    refuses("errors of other prompts", &["[4, 3]", "[4, 4]"], || {
+        Similarity::of_errors(Measure::Cosine, &made, &other, 0..3)
+    });
+    for positions in [0..5, 2..2] {
+        refuses("positions", &["positions"], || Similarity::of_errors(Measure::Cosine, &made, &made, positions));
+    }
+    refuses("weights of another length", &["[7]"], || {
+        Similarity::of_weights(Measure::Cosine, &[vec![0.0; 7]], &[], [2, 2, 2], 0..2)
+    });
+    refuses("position", &["position", "below 4"], || similarity_at(Measure::Cosine, &made, &made, 4));
+
+    refuses("no rows", &["hidden states"], || LinearProbe::fit(&[], &[], 1.0));
+    refuses("odd rows", &["[5, 2]"], || LinearProbe::fit(&[0.0; 5], &[0.0; 2], 1.0));
+    refuses("ridge", &["ridge", "got 0"], || LinearProbe::fit(&[0.0; 4], &[0.0; 2], 0.0));
+    refuses("NaN", &["finite"], || LinearProbe::fit(&[f32::NAN; 4], &[0.0; 2], 1.0));
+
+    refuses("condition number", &["got 0.5"], || IllConditioned::two_clusters(4, 0.5, 3));
+    refuses("dimension", &["got 0"], || IllConditioned::two_clusters(0, 10.0, 3));
+    refuses("prompts a basis", &["got 0"], || IllConditioned::two_clusters(4, 10.0, 3)?.rotating_every(0));
+    refuses("hidden units", &["got 0"], || TwoLayerNetwork::new(3, 0, HiddenUnit::Relu, 4));
+    refuses("dimension", &["got 0"], || TwoLayerNetwork::new(0, 3, HiddenUnit::Relu, 4));
+
+    let config = Gpt2Config { inputs: 2, layers: 1, ..Gpt2Config::default() }.with_width(8, 2);
+    refuses("layers", &["layers", "got 0"], || Gpt2::init(Gpt2Config { layers: 0, ..config.clone() }, Init::FanIn, 0));
+    refuses("heads", &["heads", "got 0"], || Gpt2::init(Gpt2Config { heads: 0, ..config.clone() }, Init::FanIn, 0));
+    refuses("standard deviation", &["got NaN"], || Gpt2::init(config.clone(), Init::Normal(NAN), 0));
+    refuses("parameters", &["[3]"], || Gpt2::from_values(config.clone(), vec![0.0; 3]));
+    let model = Gpt2::init(config, Init::FanIn, 0).unwrap();
+    refuses("tokens of another dimension", &["3"], || model.predict(&task(3, 3).sample(2, 0)?.interleaved()?));
+    refuses("more tokens than positions", &[], || model.predict(&task(2, 200).sample(2, 0)?.interleaved()?));
+    refuses("layers", &["layers", "got 0"], || {
+        Lstm::init(LstmConfig { inputs: 2, layers: 0, ..LstmConfig::default() }, 0)
+    });
+
+    let weights = NewtonConstruction { dim: 2, examples: 3, steps: 1, alpha: 0.1, signs: Signs::Corrected };
+    refuses("dimension", &["dimension", "0 and 3"], || NewtonConstruction { dim: 0, ..weights }.compact(Averaging::Full));
+    refuses("examples", &["examples", "2 and 0"], || NewtonConstruction { examples: 0, ..weights }.layered());
+    refuses("alpha", &["got NaN"], || NewtonConstruction { alpha: NAN, ..weights }.compact(Averaging::Full));
+    let built = weights.compact(Averaging::Full).unwrap();
+    refuses("covariates of another length", &["[5, 3, 2]", "[6], [3], [2]"], || built.predict(&[0.0; 5], &[0.0; 3], &[0.0; 2]));
+    refuses("query of another length", &["[6, 3, 1]"], || built.predict(&[0.0; 6], &[0.0; 3], &[0.0; 1]));
+    refuses("an unknown figure", &["newton.fig99"], || experiments::select(&["newton.fig99"]));
 }

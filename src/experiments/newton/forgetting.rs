@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::analysis::test_prompts;
 use super::heat_maps::{Matches, newton_steps};
-use super::matching::{LSTM, Layers, MODEL, NEWTON, ONLINE, first, powers_of_two};
+use super::matching::{LSTM, Layers, MODEL, NEWTON, ONLINE, first, powers_of_two, steps_name};
 use super::recipes::{self, Trained};
 use super::{paper_scale, recipes::Network};
 use crate::algorithms::{Algorithm, Examples, OnlineGradientDescent, Predictions};
@@ -186,7 +186,7 @@ pub fn fig7(settings: &Settings<'_>) -> Result<Reproduction> {
     };
     let steps = newton.iter().zip(STEPS).fold(axes("(b) Newton, d = 20"), |panel, (e, k)| {
         let shown = e[..=22].iter().map(|e| e.max(1e-9));
-        panel.line(Line::new(format!("{k} steps"), 0..=22, shown))
+        panel.line(Line::new(steps_name(k), 0..=22, shown))
     });
     let figure = Figure::new("newton.fig7", "Layers improve like Newton steps; an LSTM's layers do not")
         .caption(

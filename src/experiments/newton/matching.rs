@@ -167,6 +167,11 @@ pub fn by_fifty() -> Vec<usize> {
     std::iter::once(1).chain((1..=26).map(|k| 50 * k)).collect()
 }
 
+/// Steps in words: `1 step`, `2 steps`.
+pub fn steps_name(steps: usize) -> String {
+    format!("{steps} {}", if steps == 1 { "step" } else { "steps" })
+}
+
 /// A heat map as the paper draws it: a column a layer, a row a step, the similarity written in the cell.
 pub fn map(title: impl Into<String>, similarity: &Similarity, steps: &[usize], step_name: &str) -> Panel {
     means_map(title, &similarity.means(), steps, step_name, &(1..=similarity.columns).collect::<Vec<_>>(), "layer")

@@ -3,10 +3,12 @@
 use rayon::prelude::*;
 
 use crate::Result;
-use crate::algorithms::{Algorithm, GradientDescent, IterativeNewton, LeastSquares, Predictions, Run, predictions};
+use crate::algorithms::{
+    Algorithm, Examples, GradientDescent, IterativeNewton, LeastSquares, Predictions, Prefix, Run, predictions,
+};
 use crate::compare::{Measure, Similarity};
 use crate::experiments::Settings;
-use crate::linalg::Matrix;
+use crate::linalg::{Matrix, dot};
 use crate::rng::{Rng, stream};
 use crate::tasks::{Covariance, IllConditioned, LinearRegression, Prompts, WeightPrior};
 
@@ -76,6 +78,25 @@ pub fn errors(algorithm: &dyn Algorithm, at: &[usize], prompts: &Prompts) -> Res
     let made = made_by(algorithm, at, prompts)?;
     let scaled = |k| Ok(made.mse(k, prompts)?.iter().map(|e| e / prompts.dim() as f64).collect());
     (0..at.len()).map(scaled).collect()
+}
+
+/// Mean squared error in units of d with all examples of a prompt, `[runs][steps]`: [`errors`] at its last position, without
+/// the work of the others.
+///
+/// # Errors
+/// As [`Algorithm::at_prefix`].
+pub fn last_errors(runs: &[Run<'_>], prompts: &Prompts) -> Result<Vec<Vec<f64>>> {
+    let (d, n) = (prompts.dim(), prompts.context());
+    let of = |i: usize| -> Result<Vec<Vec<f64>>> {
+        let prefix = Prefix::new(Examples::of(prompts, i, n)?);
+        let (x, y) = (&prompts.x(i)[n * d..], prompts.y(i)[n]);
+        let squared = |w: &[f64]| (dot(w, x) - y).powi(2);
+        let of_run = |run: &Run<'_>| Ok(run.algorithm.at_prefix(&prefix, run.at)?.chunks(d).map(squared).collect());
+        runs.iter().map(of_run).collect()
+    };
+    let all: Vec<Vec<Vec<f64>>> = (0..prompts.len()).into_par_iter().map(of).collect::<Result<_>>()?;
+    let mean = |r: usize, k: usize| all.iter().map(|errors| errors[r][k]).sum::<f64>() / (d * prompts.len()) as f64;
+    Ok(runs.iter().enumerate().map(|(r, run)| (0..run.at.len()).map(|k| mean(r, k)).collect()).collect())
 }
 
 /// The expected squared error over d after each of these steps at t examples, `[batches][steps]` of `batch` contexts each:

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::heat_maps::{DESCENT, Matches, Subject, newton_and_descent, newton_bounds, newton_steps};
-use super::matching::{Layers, error_panel, first, powers_of_two};
+use super::matching::{Layers, error_panel, first, powers_of_two, steps_name};
 use super::paper_scale;
 use crate::Result;
 use crate::algorithms::{GradientDescent, IterativeNewton};
@@ -31,7 +31,7 @@ pub fn fig15(settings: &Settings<'_>) -> Result<Reproduction> {
             seen.push(step);
             let errors = paper_scale::errors(&shown.rivals.newton, &[step], &shown.prompts)?.remove(0);
             let above = errors.iter().map(|e| e.max(1e-12));
-            steps = steps.line(Line::new(format!("Newton, {step} steps"), &positions, above));
+            steps = steps.line(Line::new(format!("Newton, {}", steps_name(step)), &positions, above));
         }
     }
     let at = shown.prompts.context();
