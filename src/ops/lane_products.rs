@@ -49,6 +49,9 @@ pub(super) struct Extent {
 
 /// The left factor's entries: one a lane, or one for all lanes.
 pub(super) trait Entries<T: Real>: Sync {
+    /// Whether blocks of columns are the outer loop: where the left factor is small beside the right one, of which a block
+    /// then stays in the nearest cache while all rows pass.
+    const COLUMNS_FIRST: bool;
     fn count(&self) -> usize;
     /// # Safety
     /// `i` is below [`Entries::count`].
@@ -56,6 +59,7 @@ pub(super) trait Entries<T: Real>: Sync {
 }
 
 impl<T: Real> Entries<T> for [Lanes<T>] {
+    const COLUMNS_FIRST: bool = false;
     #[inline(always)]
     fn count(&self) -> usize {
         self.len()
@@ -72,6 +76,7 @@ impl<T: Real> Entries<T> for [Lanes<T>] {
 pub(super) struct Shared<'a, T>(pub &'a [T]);
 
 impl<T: Real> Entries<T> for Shared<'_, T> {
+    const COLUMNS_FIRST: bool = true;
     #[inline(always)]
     fn count(&self) -> usize {
         self.0.len()
@@ -205,25 +210,25 @@ unsafe fn block<T: Real, V: Vector<T>, L: Entries<T> + ?Sized, const M: usize, c
     sum
 }
 
-/// Runs over blocks of the largest size that the registers have room for, and over single rows and columns at the edge.
+/// Runs over blocks of the largest size that the registers have room for, and over single rows or columns at the edge.
 macro_rules! over_blocks {
-    ($V:ident, $self:ident, $rows:ident) => {
+    ($V:ident, $self:ident, $extent:ident, $strip:ident) => {
         if $V::ROOM >= 32 {
-            over_blocks!(@ $V, $self, $rows, 4)
+            over_blocks!(@ $V, $self, $extent, $strip, 4)
         } else if $V::ROOM >= 8 {
-            over_blocks!(@ $V, $self, $rows, 2)
+            over_blocks!(@ $V, $self, $extent, $strip, 2)
         } else {
-            over_blocks!(@ $V, $self, $rows, 1)
+            over_blocks!(@ $V, $self, $extent, $strip, 1)
         }
     };
-    (@ $V:ident, $self:ident, $rows:ident, $n:literal) => {{
+    (@ $V:ident, $self:ident, $extent:ident, $strip:ident, $n:literal) => {{
         let mut i = 0;
-        while i < $self.extent.rows {
-            if $self.extent.rows - i >= $n {
-                $self.$rows::<$V, $n, $n>(i);
+        while i < $self.extent.$extent {
+            if $self.extent.$extent - i >= $n {
+                $self.$strip::<$V, $n, $n>(i);
                 i += $n;
             } else {
-                $self.$rows::<$V, 1, $n>(i);
+                $self.$strip::<$V, 1, $n>(i);
                 i += 1;
             }
         }
@@ -252,6 +257,22 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
         }
     }
 
+    /// All rows of `N` columns.
+    #[inline(always)]
+    fn columns<V: Vector<T>, const N: usize, const M: usize>(&mut self, j: usize) {
+        let Extent { rows, inner, .. } = self.extent;
+        let mut i = 0;
+        while i < rows {
+            if i + M <= rows {
+                self.cell::<V, M, N>(i, j, 0, inner);
+                i += M;
+            } else {
+                self.cell::<V, 1, N>(i, j, 0, inner);
+                i += 1;
+            }
+        }
+    }
+
     #[inline(always)]
     fn cell<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize, j: usize, from: usize, to: usize) {
         // SAFETY: `check` has found the views inside, and the block lies inside the extent.
@@ -271,7 +292,11 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Kernel<T> for Multiply<'_
     type Output = ();
     #[inline(always)]
     fn run<V: Vector<T>>(mut self) {
-        over_blocks!(V, self, rows);
+        if L::COLUMNS_FIRST && self.part == Part::All {
+            over_blocks!(V, self, columns, columns);
+        } else {
+            over_blocks!(V, self, rows, rows);
+        }
     }
 }
 
@@ -327,6 +352,6 @@ impl<T: Real> Kernel<T> for Reduce<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector<T>>(mut self) {
-        over_blocks!(V, self, rows);
+        over_blocks!(V, self, rows, rows);
     }
 }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::lane_products::{Extent, OnLanes, Part, Shared, View, product, reduced_product};
-use super::lanes::{LANES, Lanes};
+use super::lanes::{Kernel, LANES, Lanes, Vector};
 use super::mesa_layer::{self, Head, Workspace};
 use crate::error::array_len;
 use crate::{Error, Result};
@@ -494,6 +494,8 @@ struct Pass<'a, T> {
     layers: Vec<Store<T>>,
     scores: Vec<Lanes<T>>,
     slopes: Vec<Lanes<T>>,
+    /// Gradients in a layer's o, q, k and v.
+    adjoints: [Vec<Lanes<T>>; 4],
     prediction: Vec<Lanes<T>>,
     places: Vec<T>,
 }
@@ -519,8 +521,8 @@ fn linear<T: OnLanes, const ADD: bool>(
     product::<T, _, ADD>(extent, Part::All, T::of(1.0), w, x, (y, View::new(0, 1, outputs)));
 }
 
-/// X += Y W, the adjoint of [`linear`] in X, of the first `kept` inputs.
-fn linear_adjoint<T: OnLanes>(
+/// X = Y W, or X += Y W if `ADD`: the adjoint of [`linear`] in X, of the first `kept` inputs.
+fn linear_adjoint<T: OnLanes, const ADD: bool>(
     (tokens, outputs, inputs): (usize, usize, usize),
     kept: usize,
     w: &[T],
@@ -529,7 +531,7 @@ fn linear_adjoint<T: OnLanes>(
 ) {
     let extent = Extent { rows: kept, columns: tokens, inner: outputs };
     let (w, y) = ((&Shared(w), View::new(0, 1, inputs)), (y, View::new(0, outputs, 1)));
-    product::<T, _, true>(extent, Part::All, T::of(1.0), w, y, (x, View::new(0, 1, kept)));
+    product::<T, _, ADD>(extent, Part::All, T::of(1.0), w, y, (x, View::new(0, 1, kept)));
 }
 
 /// W += Yᵀ X over the tokens and the lanes, the adjoint of [`linear`] in W.
@@ -551,26 +553,104 @@ fn weights<T: OnLanes>(head: &Head, mixer: Mixer, q: &[Lanes<T>], k: &[Lanes<T>]
     if mixer != Mixer::Softmax {
         return;
     }
-    for t in 0..n {
-        let row = &mut scores[t * n..][..=t];
-        let mut most = row[0];
-        for lanes in row.iter() {
-            for lane in 0..LANES {
-                if lanes.0[lane] > most.0[lane] {
-                    most.0[lane] = lanes.0[lane];
+    T::on_lanes(Softmax { tokens: n, scores });
+}
+
+/// Softmax of the rows of a lower triangle, in place.
+struct Softmax<'a, T> {
+    tokens: usize,
+    scores: &'a mut [Lanes<T>],
+}
+
+impl<T: OnLanes> Kernel<T> for Softmax<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        for t in 0..self.tokens {
+            let row = &mut self.scores[t * self.tokens..][..=t];
+            let mut most = row[0];
+            for lanes in row.iter() {
+                for lane in 0..LANES {
+                    if lanes.0[lane] > most.0[lane] {
+                        most.0[lane] = lanes.0[lane];
+                    }
+                }
+            }
+            let mut sum = Lanes::zero();
+            for lanes in row.iter_mut() {
+                for lane in 0..LANES {
+                    lanes.0[lane] = (lanes.0[lane] - most.0[lane]).exp();
+                    sum.0[lane] += lanes.0[lane];
+                }
+            }
+            for lanes in row {
+                for lane in 0..LANES {
+                    lanes.0[lane] /= sum.0[lane];
                 }
             }
         }
-        let mut sum = Lanes::zero();
-        for lanes in row.iter_mut() {
-            for lane in 0..LANES {
-                lanes.0[lane] = (lanes.0[lane] - most.0[lane]).exp();
-                sum.0[lane] += lanes.0[lane];
+    }
+}
+
+/// The adjoint of [`Softmax`]: w (s − Σ w s) of each row, in the place of the slopes s.
+struct SoftmaxAdjoint<'a, T> {
+    tokens: usize,
+    weights: &'a [Lanes<T>],
+    slopes: &'a mut [Lanes<T>],
+}
+
+impl<T: OnLanes> Kernel<T> for SoftmaxAdjoint<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        for t in 0..self.tokens {
+            let (row, slope) = (&self.weights[t * self.tokens..][..=t], &mut self.slopes[t * self.tokens..][..=t]);
+            let mut mean = Lanes::zero();
+            for (w, s) in row.iter().zip(slope.iter()) {
+                for lane in 0..LANES {
+                    mean.0[lane] += w.0[lane] * s.0[lane];
+                }
+            }
+            for (w, s) in row.iter().zip(slope) {
+                for lane in 0..LANES {
+                    s.0[lane] = w.0[lane] * (s.0[lane] - mean.0[lane]);
+                }
             }
         }
-        for lanes in row {
+    }
+}
+
+/// GELU of every hidden unit.
+struct Gelu<'a, T> {
+    from: &'a [Lanes<T>],
+    to: &'a mut [Lanes<T>],
+}
+
+impl<T: OnLanes> Kernel<T> for Gelu<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        for (to, from) in self.to.iter_mut().zip(self.from) {
             for lane in 0..LANES {
-                lanes.0[lane] /= sum.0[lane];
+                to.0[lane] = gelu(from.0[lane]).0;
+            }
+        }
+    }
+}
+
+/// The adjoint of [`Gelu`]: `slopes` times its derivative at `from`.
+struct GeluAdjoint<'a, T> {
+    from: &'a [Lanes<T>],
+    slopes: &'a mut [Lanes<T>],
+}
+
+impl<T: OnLanes> Kernel<T> for GeluAdjoint<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        for (slope, from) in self.slopes.iter_mut().zip(self.from) {
+            for lane in 0..LANES {
+                slope.0[lane] *= gelu(from.0[lane]).1;
             }
         }
     }
@@ -639,6 +719,7 @@ fn unit_adjoint<T: OnLanes>(key: usize, x: &[Lanes<T>], norms: &[Lanes<T>], e: &
 const GELU: [f64; 2] = [0.797_884_560_802_865_4, 0.044_715];
 
 /// GELU in its tanh form, and its derivative.
+#[inline(always)]
 fn gelu<T: OnLanes>(x: T) -> (T, T) {
     let (c, a) = (T::of(GELU[0]), T::of(GELU[1]));
     let (one, half) = (T::of(1.0), T::of(0.5));
@@ -685,6 +766,7 @@ impl<'a, T: OnLanes> Pass<'a, T> {
             layers: a.layers.iter().map(of).collect(),
             scores: zeros(if quadratic { tokens } else { 0 }),
             slopes: zeros(if quadratic { tokens } else { 0 }),
+            adjoints: std::array::from_fn(|_| zeros(a.layers.iter().map(Layer::channels).max().unwrap_or(0))),
             prediction: zeros(a.output),
             places: if placed { positions(tokens, a.width) } else { Vec::new() },
         }
@@ -722,7 +804,7 @@ impl<'a, T: OnLanes> Pass<'a, T> {
         if self.a.embed {
             let at = p.len() - output * width;
             linear_weights((n, output, width), e, &self.x[self.a.layers.len()], &mut sum[at..]);
-            linear_adjoint((n, output, width), width, &p[at..], e, &mut dx);
+            linear_adjoint::<T, false>((n, output, width), width, &p[at..], e, &mut dx);
         } else {
             for (dx, e) in dx.chunks_mut(width).zip(e.chunks(output)) {
                 dx[..output].copy_from_slice(e);
@@ -744,7 +826,7 @@ impl<'a, T: OnLanes> Pass<'a, T> {
         if self.a.embed {
             let size = (n, width, self.a.input);
             linear_weights(size, &dx, tile, sum);
-            linear_adjoint(size, self.a.input, p, &dx, into);
+            linear_adjoint::<T, true>(size, self.a.input, p, &dx, into);
         } else {
             into.copy_from_slice(&dx);
         }
@@ -759,20 +841,18 @@ impl<'a, T: OnLanes> Pass<'a, T> {
             let (up, down) = ((n, hidden, width), (n, width, hidden));
             let mut dh = vec![Lanes::zero(); n * hidden];
             linear_weights(down, dx, &store.active, &mut sum[at.down..]);
-            linear_adjoint(down, hidden, &p[at.down..][..width * hidden], dx, &mut dh);
-            for (d, h) in dh.iter_mut().zip(&store.hidden) {
-                for lane in 0..LANES {
-                    d.0[lane] *= gelu(h.0[lane]).1;
-                }
-            }
+            linear_adjoint::<T, false>(down, hidden, &p[at.down..][..width * hidden], dx, &mut dh);
+            T::on_lanes(GeluAdjoint { from: &store.hidden, slopes: &mut dh });
             linear_weights(up, &dh, &store.middle, &mut sum[at.up..]);
-            linear_adjoint(up, width, &p[at.up..][..width * hidden], &dh, dx);
+            linear_adjoint::<T, true>(up, width, &p[at.up..][..width * hidden], &dh, dx);
         }
         let out = (n, width, channels);
-        let zeros = || vec![Lanes::zero(); n * channels];
-        let (mut de, mut dq, mut dk, mut dv) = (zeros(), zeros(), zeros(), zeros());
+        let [de, dq, dk, dv] = self.adjoints.each_mut().map(|buffer| &mut buffer[..n * channels]);
         linear_weights(out, dx, &store.o, &mut sum[at.o..]);
-        linear_adjoint(out, channels, &p[at.o..][..width * channels], dx, &mut de);
+        linear_adjoint::<T, false>(out, channels, &p[at.o..][..width * channels], dx, de);
+        if matches!(layer.mixer, Mixer::Mesa { .. }) {
+            [&mut *dq, dk, dv].map(|d| d.fill(Lanes::zero()));
+        }
         let mut work = match layer.mixer {
             Mixer::Mesa { .. } => Some(Workspace::new(n, layer.key)),
             _ => None,
@@ -781,49 +861,36 @@ impl<'a, T: OnLanes> Pass<'a, T> {
             let head = Head { tokens: n, key: layer.key, at: h * layer.key, stride: channels };
             if let (Mixer::Mesa { forget }, Some(work)) = (layer.mixer, &mut work) {
                 let lambda = p[at.lambda + h].exp();
-                let into = (&mut dq[..], &mut dk[..], &mut dv[..]);
+                let into = (&mut *dq, &mut *dk, &mut *dv);
                 let (q, k, v) = (&store.q, &store.k, &store.v);
-                let slope = mesa_layer::backward(&head, q, k, v, lambda, T::of(forget), &de, work, into);
+                let slope = mesa_layer::backward(&head, q, k, v, lambda, T::of(forget), de, work, into);
                 sum[at.lambda + h] += T::of(lambda.f64() * slope.sum());
                 continue;
             }
             weights(&head, layer.mixer, &store.q, &store.k, &mut self.scores);
-            lower(&head, T::of(1.0), &de, &store.v, &mut self.slopes);
-            mix(&head, &self.scores, true, T::of(1.0), &de, &mut dv);
+            lower(&head, T::of(1.0), de, &store.v, &mut self.slopes);
+            mix(&head, &self.scores, true, T::of(1.0), de, dv);
             let mut scale = 1.0;
             if layer.mixer == Mixer::Softmax {
                 scale /= (layer.key as f64).sqrt();
-                for t in 0..n {
-                    let (row, slope) = (&self.scores[t * n..][..=t], &mut self.slopes[t * n..][..=t]);
-                    let mut mean = Lanes::zero();
-                    for (w, s) in row.iter().zip(slope.iter()) {
-                        for lane in 0..LANES {
-                            mean.0[lane] += w.0[lane] * s.0[lane];
-                        }
-                    }
-                    for (w, s) in row.iter().zip(slope) {
-                        for lane in 0..LANES {
-                            s.0[lane] = w.0[lane] * (s.0[lane] - mean.0[lane]);
-                        }
-                    }
-                }
+                T::on_lanes(SoftmaxAdjoint { tokens: n, weights: &self.scores, slopes: &mut self.slopes });
             }
-            mix(&head, &self.slopes, false, T::of(scale), &store.k, &mut dq);
-            mix(&head, &self.slopes, true, T::of(scale), &store.q, &mut dk);
+            mix(&head, &self.slopes, false, T::of(scale), &store.k, dq);
+            mix(&head, &self.slopes, true, T::of(scale), &store.q, dk);
         }
         if layer.unit {
-            unit_adjoint(layer.key, &store.q, &store.q_norm, &mut dq);
-            unit_adjoint(layer.key, &store.k, &store.k_norm, &mut dk);
+            unit_adjoint(layer.key, &store.q, &store.q_norm, dq);
+            unit_adjoint(layer.key, &store.k, &store.k_norm, dk);
         }
         let x = &self.x[l];
         let seen = if layer.positions { &store.placed } else { x };
         let (queries, values) = ((n, channels, from), (n, channels, width));
-        for (at, d) in [(at.q, &dq), (at.k, &dk)] {
+        for (at, d) in [(at.q, &*dq), (at.k, &*dk)] {
             linear_weights(queries, d, seen, &mut sum[at..]);
-            linear_adjoint(queries, width, &p[at..][..channels * from], d, dx);
+            linear_adjoint::<T, true>(queries, width, &p[at..][..channels * from], d, dx);
         }
-        linear_weights(values, &dv, x, &mut sum[at.v..]);
-        linear_adjoint(values, width, &p[at.v..][..channels * width], &dv, dx);
+        linear_weights(values, dv, x, &mut sum[at.v..]);
+        linear_adjoint::<T, true>(values, width, &p[at.v..][..channels * width], dv, dx);
     }
 }
 
@@ -876,11 +943,7 @@ fn layer_forward<T: OnLanes>(
         store.middle.copy_from_slice(y);
         let (up, down) = (&p[at.up..][..width * hidden], &p[at.down..][..width * hidden]);
         linear::<T, false>((n, hidden, width), up, (&store.middle, width), &mut store.hidden);
-        for (g, h) in store.active.iter_mut().zip(&store.hidden) {
-            for lane in 0..LANES {
-                g.0[lane] = gelu(h.0[lane]).0;
-            }
-        }
+        T::on_lanes(Gelu { from: &store.hidden, to: &mut store.active });
         linear::<T, true>((n, width, hidden), down, (&store.active, hidden), y);
     }
     if let Some(clip) = a.clip {

@@ -5,8 +5,11 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use incontext::models::{Gpt2, Gpt2Config, Init, Lstm, LstmConfig, Parameters, Positions, SequenceModel};
+use incontext::models::{
+    Gpt2, Gpt2Config, Init, Lstm, LstmConfig, Parameters, Positions, SequenceModel, SequenceTransformer,
+};
 use incontext::ops::sequence::Architecture;
+use incontext::ops::sequence_transformer::{Architecture as Stack, LaneBatch, Layer, Mixer};
 use incontext::tasks::{Covariance, LinearRegression, Sequences, WeightPrior};
 use incontext::train::{Adam, AdamConfig, Clip, Optimizer};
 use serde_json::{Value, json};
@@ -48,6 +51,8 @@ const MEMORY_GOAL: f64 = 1500.0;
 #[derive(Clone)]
 enum Model {
     Transformer(Gpt2Config),
+    /// Attention and nothing else: what `mesa` trains, with the op that has sixteen sequences in a register.
+    Attention(Gpt2Config),
     Recurrent(LstmConfig),
 }
 
@@ -99,7 +104,7 @@ fn cases() -> Vec<Case> {
         case("M", gpt2(10, 8, 64, 4), [10, 20, 64], Some(0.50), Some(2.5), Some(1.6)),
         case("L", gpt2(20, 12, 64, 4), [20, 40, 64], Some(0.55), Some(2.3), Some(1.6)),
         case("LSTM", recurrent, [5, 10, 64], None, Some(3.0), None),
-        case("attention", Model::Transformer(attention), [40, 24, 256], None, Some(4.0), Some(2.0)),
+        case("attention", Model::Attention(attention), [40, 24, 256], None, Some(4.0), Some(2.0)),
         case("P", gpt2(20, 12, 256, 8), [20, 40, 64], Some(0.70), Some(1.2), Some(1.1)),
     ]
 }
@@ -114,7 +119,7 @@ impl Case {
     fn operations(&self) -> f64 {
         let tokens = (self.batch * self.tokens()) as f64;
         let multiply_adds = match &self.model {
-            Model::Transformer(c) => {
+            Model::Transformer(c) | Model::Attention(c) => {
                 let inner = c.heads * c.key;
                 let matrices = c.layers * (4 * c.width * inner + 2 * c.width * c.mlp);
                 let ends = if c.read { c.width * c.inputs } else { 0 };
@@ -132,6 +137,7 @@ impl Case {
     fn training(&self) -> Outcome<Box<dyn Training>> {
         Ok(match &self.model {
             Model::Transformer(config) => Box::new(Running::new(Gpt2::init(config.clone(), Init::FanIn, 0)?)?),
+            Model::Attention(config) => Box::new(OnLanes::new(config)?),
             Model::Recurrent(config) => Box::new(Running::new(Lstm::init(config.clone(), 0)?)?),
         })
     }
@@ -139,7 +145,7 @@ impl Case {
     /// The model as the peer is told it.
     fn described(&self) -> Value {
         match &self.model {
-            Model::Transformer(c) => json!({
+            Model::Transformer(c) | Model::Attention(c) => json!({
                 "kind": "transformer", "inputs": c.inputs, "outputs": c.outputs, "layers": c.layers, "width": c.width,
                 "heads": c.heads, "key": c.key, "mlp": c.mlp, "norm": c.layer_norm, "bias": c.biases, "read": c.read,
                 "positions": if let Positions::Learned(count) = c.positions { count } else { 0 },
@@ -159,6 +165,10 @@ trait Training {
     fn values(&self) -> Vec<f32>;
 }
 
+fn adam() -> Outcome<Adam> {
+    Ok(Adam::new(AdamConfig { rate: 1e-3, clip: Clip::Global(1.0), ..AdamConfig::default() })?)
+}
+
 struct Running<C> {
     model: SequenceModel<C>,
     adam: Adam,
@@ -166,8 +176,65 @@ struct Running<C> {
 
 impl<C: Architecture> Running<C> {
     fn new(model: SequenceModel<C>) -> Outcome<Self> {
-        let config = AdamConfig { rate: 1e-3, clip: Clip::Global(1.0), ..AdamConfig::default() };
-        Ok(Running { model, adam: Adam::new(config)? })
+        Ok(Running { model, adam: adam()? })
+    }
+}
+
+struct OnLanes {
+    model: SequenceTransformer,
+    adam: Adam,
+}
+
+impl OnLanes {
+    fn new(config: &Gpt2Config) -> Outcome<Self> {
+        let layer = Layer::new(Mixer::Softmax, config.heads, config.key);
+        let width = config.width;
+        let layers = vec![layer; config.layers];
+        let architecture =
+            Stack { input: config.inputs, width, embed: false, output: config.outputs, layers, clip: None };
+        let model = SequenceTransformer::init(architecture, 0.05, 0)?;
+        Ok(OnLanes { model, adam: adam()? })
+    }
+}
+
+impl Training for OnLanes {
+    fn step(&mut self, sequences: &Sequences) -> Outcome<f64> {
+        let (batch, length) = (sequences.batch(), sequences.length());
+        let tokens: Vec<f64> = sequences.tokens().iter().map(|v| f64::from(*v)).collect();
+        let count = sequences.weights().len();
+        // A prediction every `every` tokens; the others have no target and no weight.
+        let every = length / count;
+        let mut targets = vec![0.0; batch * length];
+        for (b, of_sequence) in sequences.targets().chunks(count).enumerate() {
+            of_sequence.iter().enumerate().for_each(|(i, y)| targets[b * length + every * i] = f64::from(*y));
+        }
+        // The op's loss is half of the mean over all tokens.
+        let scale = 2.0 * length as f64;
+        let mut weights = vec![0.0; length];
+        sequences.weights().iter().enumerate().for_each(|(i, w)| weights[every * i] = scale * w);
+        let tokens = LaneBatch::new(batch, length, sequences.inputs(), &tokens)?;
+        let targets = LaneBatch::new(batch, length, 1, &targets)?;
+        let (loss, gradients) = self.model.loss_and_gradient(&tokens, &targets, Some(&weights))?;
+        self.adam.update(&mut self.model, &gradients).map_err(|error| Trouble::new(format!("Adam: {error}")))?;
+        Ok(loss)
+    }
+
+    /// In the peer's order: of each layer W_qkv and P, inputs by rows.
+    fn values(&self) -> Vec<f32> {
+        let values: Vec<f32> = self.model.values();
+        let architecture = self.model.architecture();
+        let slots = architecture.slots();
+        let mut ordered = Vec::with_capacity(values.len());
+        for layer in slots.chunks(4) {
+            for group in [&layer[..3], &layer[3..]] {
+                for input in 0..group[0].columns {
+                    for slot in group {
+                        ordered.extend((0..slot.rows).map(|row| values[slot.at + row * slot.columns + input]));
+                    }
+                }
+            }
+        }
+        ordered
     }
 }
 
