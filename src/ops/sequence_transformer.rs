@@ -851,7 +851,9 @@ impl<'a, T: OnLanes> Pass<'a, T> {
         linear_weights(out, dx, &store.o, &mut sum[at.o..]);
         linear_adjoint::<T, false>(out, channels, &p[at.o..][..width * channels], dx, de);
         if matches!(layer.mixer, Mixer::Mesa { .. }) {
-            [&mut *dq, dk, dv].map(|d| d.fill(Lanes::zero()));
+            for d in [&mut *dq, dk, dv] {
+                d.fill(Lanes::zero());
+            }
         }
         let mut work = match layer.mixer {
             Mixer::Mesa { .. } => Some(Workspace::new(n, layer.key)),

@@ -1,4 +1,4 @@
-//! PyTorch's side of a bench: a process that takes orders and answers, a line of JSON each.
+//! The other side of a bench, PyTorch or a notebook: a process that takes orders and answers, a line of JSON each.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 
+use crate::house::House;
 use crate::trouble::{Outcome, Subject, Trouble};
 
 /// The peer's process: takes orders and answers, a line each.
@@ -15,18 +16,33 @@ pub struct Peer {
     orders: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     complaints: Option<JoinHandle<String>>,
+    name: &'static str,
+    mend: &'static str,
 }
 
 impl Peer {
-    /// Starts the peer whose program is `script`.
+    /// Starts PyTorch's side, whose program is `script`.
     pub fn start(python: &Path, script: &str) -> Outcome<Peer> {
-        let mut child = Command::new(python)
-            .args(["-c", script])
+        Self::spawn(
+            Command::new(python).args(["-c", script]),
+            "PyTorch's",
+            "remove .lab/peers, then run the same command again",
+        )
+    }
+
+    /// Starts a notebook's side, whose program is `script`, in Jupyter's environment.
+    pub fn notebook(house: &House, python: &Path, script: &str) -> Outcome<Peer> {
+        let environment = crate::jupyter::environment(house)?;
+        Self::spawn(Command::new(python).args(["-c", script]).envs(environment), "the notebook's", "cargo lab doctor")
+    }
+
+    fn spawn(command: &mut Command, name: &'static str, mend: &'static str) -> Outcome<Peer> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .doing(|| format!("run {}", python.display()))?;
+            .doing(|| format!("run {}", command.get_program().display()))?;
         // Read aside, so that a long complaint cannot block the peer while its answer is waited for.
         let complaints = child.stderr.take().map(|mut pipe| {
             std::thread::spawn(move || {
@@ -37,7 +53,7 @@ impl Peer {
         });
         let orders = child.stdin.take();
         let answers = child.stdout.take().ok_or_else(|| Trouble::new("the peer has no standard output"))?;
-        Ok(Peer { child, orders, answers: BufReader::new(answers), complaints })
+        Ok(Peer { child, orders, answers: BufReader::new(answers), complaints, name, mend })
     }
 
     /// Gives an order and waits for its answer.
@@ -51,14 +67,13 @@ impl Peer {
         self.orders = None;
         let _ = self.child.wait();
         let words = self.complaints.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
-        Err(Trouble::new(format!("PyTorch's side of the bench ended:\n{words}"))
-            .mend("remove .lab/peers, then run the same command again"))
+        Err(Trouble::new(format!("{} side of the bench ended:\n{words}", self.name)).mend(self.mend))
     }
 
     /// The milliseconds that an order's answer tells.
     pub fn milliseconds(&mut self, order: &Value) -> Outcome<f64> {
         let answer = self.ask(order)?;
-        answer["ms"].as_f64().ok_or_else(|| Trouble::new(format!("PyTorch's side of the bench answered {answer}")))
+        answer["ms"].as_f64().ok_or_else(|| Trouble::new(format!("{} side of the bench answered {answer}", self.name)))
     }
 }
 

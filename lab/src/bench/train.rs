@@ -19,7 +19,7 @@ use super::peer::Peer;
 use super::{Row, median, show};
 use crate::bars::Step;
 use crate::house::House;
-use crate::setup::peers;
+use crate::setup::{self, peers};
 use crate::trouble::{Outcome, Trouble};
 
 /// Against what, how often, and how to show it.
@@ -31,6 +31,9 @@ pub struct Options {
     /// Leave torch.compile out: it compiles for minutes
     #[arg(long)]
     eager_only: bool,
+    /// Measure the step of S called from a notebook's cell beside it
+    #[arg(long)]
+    notebook: bool,
     /// Configurations, comma-separated: S, M, L, LSTM, attention, P
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -298,6 +301,11 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
         let verdict = if memory < MEMORY_GOAL { "reached" } else { "MISSED" };
         notes.push(format!("Peak memory of this process: {memory:.0} MB (goal < {MEMORY_GOAL:.0} MB: {verdict})."));
     }
+    if options.notebook {
+        let step = Step::start("The step of S in a notebook's cell");
+        notes.push(in_a_cell(house, options.runs)?);
+        step.done();
+    }
     if wanted(options, "S") {
         notes.extend(growth(options.runs)?);
     }
@@ -345,6 +353,31 @@ fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2]) -> Outcome<[f6
         }
     }
     Ok(times.map(|t| median(&t)))
+}
+
+/// The least share of its speed that a step has in a notebook.
+const NOTEBOOK_GOAL: f64 = 0.9;
+
+/// How fast the step of S is in a cell of the lab's kernel, beside this process, alternating.
+fn in_a_cell(house: &House, runs: u32) -> Outcome<String> {
+    let ready = setup::all(house)?;
+    let mut notebook = Peer::notebook(house, &ready.python.program, include_str!("cell.py"))?;
+    notebook.ask(&json!({ "open": { "cwd": house.root().join("notebooks") } }))?;
+    let case = cases().swap_remove(0);
+    let mut ratios = Vec::new();
+    for _ in 0..runs {
+        let before = measure(&case, 1, [None, None])?[0];
+        let cell = notebook.milliseconds(&json!({ "steps": { "seconds": RUN.as_secs_f64() } }))?;
+        let after = measure(&case, 1, [None, None])?[0];
+        ratios.push(0.5 * (before + after) / cell);
+    }
+    let share = median(&ratios);
+    let verdict = if share >= NOTEBOOK_GOAL { "reached" } else { "MISSED" };
+    Ok(format!(
+        "S from a notebook's cell: {:.0} % of the command line's speed (goal {:.0} %: {verdict})",
+        100.0 * share,
+        100.0 * NOTEBOOK_GOAL
+    ))
 }
 
 /// Steps over which the two sides' losses are compared.
