@@ -302,9 +302,14 @@ fn short() -> Protocol {
     }
 }
 
-/// S with another architecture.
-fn small_with(layers: usize, width: usize, heads: usize) -> Protocol {
-    Protocol { model: transformer(5, 10, layers, width, heads), ..short() }
+/// S with one head of this width: such networks stay on their plateau in the short training.
+fn one_head(width: usize) -> Protocol {
+    Protocol { model: transformer(5, 10, 8, width, 1), ..small() }
+}
+
+/// S with 16 layers.
+fn deep() -> Protocol {
+    Protocol { model: transformer(5, 10, 16, 32, 4), ..short() }
 }
 
 /// S with noisy labels.
@@ -312,10 +317,10 @@ fn small_noisy(noise: f64) -> Protocol {
     Protocol { task: Task::Linear { noise }, ..short() }
 }
 
-/// S on ill-conditioned data, for which the short training does not do: it ends at 6.7 times the error that gradient
-/// descent has after 200 steps.
+/// S on ill-conditioned data, twice as long: after 12,000 steps its error is five times the one that gradient descent has
+/// after 200.
 fn small_skew(kappa: f64) -> Protocol {
-    Protocol { task: Task::Skew { kappa }, ..small() }
+    Protocol { task: Task::Skew { kappa }, steps: 24_000, ..small() }
 }
 
 /// Two-layer networks: d = 5, h = 20, n = 40.
@@ -372,14 +377,14 @@ pub fn catalogue() -> Vec<(&'static str, &'static str, Vec<Run>)> {
     let seeds = |protocol: Protocol, seeds: u64| -> Vec<Run> {
         (0..seeds).map(|seed| Run { name: format!("s{seed}"), protocol: protocol.clone(), seed }).collect()
     };
-    let width = |w: usize| Run { name: format!("w{w}.s0"), protocol: small_with(8, w, 1), seed: 0 };
+    let width = |w: usize| Run { name: format!("w{w}.s0"), protocol: one_head(w), seed: 0 };
     vec![
-        ("newton-s", "d = 5, n = 10, 8 layers: Figures 2 to 14 and 27", seeds(small(), 1)),
+        ("newton-s", "d = 5, n = 10, 8 layers: Figures 2 to 14 and 27", seeds(small(), 3)),
         ("newton-s-skew", "… ill-conditioned, κ = 100: Figures 4 and 15 to 18", seeds(small_skew(100.0), 1)),
         ("newton-s-noisy", "… with noise 0.1: Figure 19", seeds(small_noisy(0.1), 1)),
-        ("newton-s-one-head", "… with one head: Figures 22 and 23", seeds(small_with(8, 32, 1), 1)),
+        ("newton-s-one-head", "… with one head: Figures 22 and 23", seeds(one_head(32), 1)),
         ("newton-s-width", "… with one head, widths 2, 4, 8 and 16: Figure 6", [2, 4, 8, 16].map(width).into()),
-        ("newton-s-deep", "… with 16 layers: Figures 24 and 25", seeds(small_with(16, 32, 4), 1)),
+        ("newton-s-deep", "… with 16 layers: Figures 24 and 25", seeds(deep(), 1)),
         ("newton-s-lstm", "… an LSTM of 3 layers: Figures 5 and 7, Table 1", seeds(lstm(), 1)),
         ("newton-relu", "two-layer ReLU networks, n = 40: Figure 20", seeds(two_layer(HiddenUnit::Relu), 1)),
         ("newton-tanh", "two-layer tanh networks, n = 40: Figure 21", seeds(two_layer(HiddenUnit::Tanh), 1)),
