@@ -777,11 +777,15 @@ fn newton_algorithms_networks_and_constructions() {
     });
 
     let weights = NewtonConstruction { dim: 2, examples: 3, steps: 1, alpha: 0.1, signs: Signs::Corrected };
-    refuses("dimension", &["dimension", "0 and 3"], || NewtonConstruction { dim: 0, ..weights }.compact(Averaging::Full));
+    refuses("dimension", &["dimension", "0 and 3"], || {
+        NewtonConstruction { dim: 0, ..weights }.compact(Averaging::Full)
+    });
     refuses("examples", &["examples", "2 and 0"], || NewtonConstruction { examples: 0, ..weights }.layered());
     refuses("alpha", &["got NaN"], || NewtonConstruction { alpha: NAN, ..weights }.compact(Averaging::Full));
     let built = weights.compact(Averaging::Full).unwrap();
-    refuses("covariates of another length", &["[5, 3, 2]", "[6], [3], [2]"], || built.predict(&[0.0; 5], &[0.0; 3], &[0.0; 2]));
+    refuses("covariates of another length", &["[5, 3, 2]", "[6], [3], [2]"], || {
+        built.predict(&[0.0; 5], &[0.0; 3], &[0.0; 2])
+    });
     refuses("query of another length", &["[6, 3, 1]"], || built.predict(&[0.0; 6], &[0.0; 3], &[0.0; 1]));
     refuses("an unknown figure", &["newton.fig99"], || experiments::select(&["newton.fig99"]));
 }
