@@ -7,9 +7,9 @@ use super::matching::{CONJUGATE, DESCENT, MODEL, NEWTON};
 use super::{paper_scale, recipes};
 use crate::algorithms::{
     Algorithm, Chebyshev, ConjugateGradient, Ends, GradientDescent, HeavyBall, IterativeNewton, LeastSquares,
-    Precision, Run, losses,
+    Precision, Run, losses, predictions,
 };
-use crate::compare::LinearFit;
+use crate::compare::{LinearFit, Measure, Similarity};
 use crate::experiments::{Reproduction, Settings};
 use crate::figure::{Axis, Claims, Color, Figure, Frame, Line, Panel};
 use crate::linalg::{Matrix, dot};
@@ -180,28 +180,33 @@ fn drawn(error: f64) -> f64 {
 /// M_k S has the eigenvalues 1 − (1 − α λ²)^(2^k): where α λ² is small, half the constant is one step more.
 ///
 /// # Errors
-/// As [`paper_scale::last_errors`].
+/// As [`predictions`].
 pub fn alpha(settings: &Settings<'_>) -> Result<Reproduction> {
-    let prompts = paper_scale::isotropic(paper_scale::count(640, settings), 0.0, settings.seed)?;
+    let prompts = paper_scale::isotropic(paper_scale::count(320, settings), 0.0, settings.seed)?;
     let constants = [0.125, 0.25, 0.5, 1.0, 1.5, 2.0];
     let steps: Vec<usize> = (0..=23).collect();
     let algorithms = constants.iter().map(|c| IterativeNewton::new(*c)).collect::<Result<Vec<_>>>()?;
-    let runs: Vec<Run<'_>> = algorithms.iter().map(|algorithm| Run { algorithm, at: &steps }).collect();
-    let errors = paper_scale::last_errors(&runs, &prompts)?;
     let solved = LeastSquares::default();
-    let similarity = algorithms
+    // All at once: what the prefixes share is computed once.
+    let mut runs: Vec<Run<'_>> = algorithms.iter().map(|algorithm| Run { algorithm, at: &steps }).collect();
+    runs.push(Run { algorithm: &solved, at: &[0] });
+    let mut made = predictions(&runs, &prompts)?.iter().map(|m| m.residuals(&prompts)).collect::<Result<Vec<_>>>()?;
+    let by_solution = made.pop().ok_or_else(|| Error::invalid("runs", 0, "at least 1"))?;
+    let similarity = made
         .iter()
-        .map(|a| {
-            let newton = Run { algorithm: a, at: &steps };
-            Ok(paper_scale::similarity(newton, Run { algorithm: &solved, at: &[0] }, &prompts)?.means())
-        })
+        .map(|m| Ok(Similarity::of_errors(Measure::Cosine, m, &by_solution, 0..paper_scale::CONTEXT + 1)?.means()))
         .collect::<Result<Vec<Vec<f64>>>>()?;
+    let last = |residuals: &Vec<f64>| {
+        let squares = residuals.chunks(paper_scale::CONTEXT + 1).map(|r| r[paper_scale::CONTEXT].powi(2));
+        squares.sum::<f64>() / (paper_scale::DIM * prompts.len()) as f64
+    };
+    let errors: Vec<Vec<f64>> = made.iter().map(|m| m.values.iter().map(last).collect()).collect();
     let frame = |i: usize| {
-        let (name, one) = (format!("c = {}", constants[i]), constants.iter().position(|c| *c == 1.0).unwrap_or(0));
+        let one = constants.iter().position(|c| *c == 1.0).unwrap_or(0);
         let lines = |panel: Panel, of: &[Vec<f64>]| {
             panel
                 .line(Line::new("c = 1", &steps, &of[one]).color(Color::GREY).dashed())
-                .line(Line::new(&name, &steps, &of[i]).color(NEWTON).markers())
+                .line(Line::new("the slider's c", &steps, &of[i]).color(NEWTON).markers())
         };
         let error = Panel::new("error after 40 examples")
             .x(Axis::linear("Newton steps"))
@@ -269,24 +274,20 @@ pub fn tuned(settings: &Settings<'_>) -> Result<Reproduction> {
     let ball = error(&HeavyBall::new(Ends::Exact)?)?;
     let chebyshev = error(&Chebyshev::new(Ends::Exact)?)?;
     let conjugate = error(&ConjugateGradient)?;
-    let panel = |rate: f64, chosen: &[f64]| {
+    let panel = |chosen: &[f64]| {
         Panel::new("")
             .x(Axis::linear("steps"))
             .y(Axis::log("squared error / d after 40 examples").range(1e-8, 1.2))
             .line(Line::new("gradient descent, η = 0.01", &steps, &plain).color(DESCENT))
             .line(Line::new("gradient descent, best η for each k", &steps, &best).color(DESCENT).dashed())
-            .line(Line::new(format!("gradient descent, η = {rate:.4}"), &steps, chosen.iter().map(|e| drawn(*e))))
+            .line(Line::new("gradient descent, the slider's η", &steps, chosen.iter().map(|e| drawn(*e))))
             .line(Line::new("heavy ball", &steps, &ball).color(Color::ORANGE))
             .line(Line::new("Chebyshev", &steps, &chebyshev).color(Color::PURPLE))
             .line(Line::new("exact CG", &steps, &conjugate).color(CONJUGATE))
             .line(Line::new("Newton", &steps, &newton).color(NEWTON))
     };
-    let frames: Vec<Frame> = rates
-        .iter()
-        .zip(&by_rate)
-        .step_by(2)
-        .map(|(rate, e)| Frame::new(format!("{rate:.4}"), [panel(*rate, e)]))
-        .collect();
+    let frames: Vec<Frame> =
+        rates.iter().zip(&by_rate).step_by(2).map(|(rate, e)| Frame::new(format!("{rate:.4}"), [panel(e)])).collect();
     let figure = Figure::new("newton.tuned", "First-order methods with their constants tuned")
         .caption(
             "d = 20, n = 40. Heavy ball and Chebyshev know the ends of each prompt's spectrum. Tuning gradient descent's step gains a \
