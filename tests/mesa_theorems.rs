@@ -2,7 +2,7 @@
 
 use incontext::algorithms::sequences::{
     InverseSeries, Pairing, RecursiveLeastSquares, SequenceAlgorithm, SequenceGradient, SequenceLeastSquares,
-    orthogonal_floor, predictions, sequence_losses,
+    TeacherPosterior, orthogonal_floor, predictions, sequence_losses,
 };
 use incontext::linalg::Matrix;
 use incontext::models::constructions::mesa::{gradient_step, gradient_steps};
@@ -92,4 +92,24 @@ fn baselines_are_those_of_the_authors() {
     let gradient = SequenceGradient::line_searched(&sequences).unwrap();
     close(gradient.rate, 0.032);
     close(mean(&gradient), 0.894 * 1.03);
+}
+
+/// Knowing the only teacher leaves the noise; knowing a few leaves little more after a pair, and nothing beats it on its own law.
+#[test]
+fn the_posterior_of_known_teachers_is_optimal_on_them() {
+    let noise = 0.5 * 4.0 * 0.01 * 0.01;
+    for count in [1, 8] {
+        let task = Dynamics::pool(4, 12, count).unwrap();
+        let sequences = task.sample(600, 6).unwrap();
+        let posterior = TeacherPosterior { teachers: task.pool_teachers(), noise: 0.01 };
+        let losses = sequence_losses(&posterior, &sequences, None).unwrap();
+        let late = losses[2..].iter().sum::<f64>() / 10.0;
+        assert!((late / noise - 1.0).abs() < 0.1, "{count} teachers: {late}, noise {noise}");
+        let ridge = SequenceLeastSquares { ridge: 1e-3, pairing: Pairing::All };
+        let general = sequence_losses(&ridge, &sequences, None).unwrap();
+        assert!(losses.iter().zip(&general).all(|(p, g)| p < &(g + 1e-6)));
+        // A teacher that it does not know is lost on it.
+        let new = Dynamics::linear(4, 12).unwrap().sample(200, 7).unwrap();
+        assert!(sequence_losses(&posterior, &new, None).unwrap()[11] > 100.0 * noise);
+    }
 }

@@ -27,6 +27,8 @@ fn architectures() -> Vec<(&'static str, Architecture)> {
         ("softmax", plain(vec![softmax, Layer::new(Mixer::Softmax, 3, 2)])),
         ("mesa", plain(vec![mesa(1.0), mesa(1.0)])),
         ("mesa that forgets", plain(vec![mesa(0.8)])),
+        ("delta rule", plain(vec![Layer::new(Mixer::Delta { implicit: false }, 2, 3)])),
+        ("implicit delta rule", plain(vec![Layer::new(Mixer::Delta { implicit: true }, 2, 3); 2])),
         ("clipped", Architecture { clip: Some(0.7), ..plain(vec![Layer::new(Mixer::Linear, 2, 3); 2]) }),
         (
             "all of it",
@@ -147,6 +149,51 @@ fn a_mesa_head_is_ridge_regression() {
                     let got = out[(b * length + t) * width + i];
                     assert!((got - x(t)[i] - expected[i]).abs() < 1e-11, "γ {forget} t {t}: {got}");
                 }
+            }
+        }
+    }
+}
+
+/// o_t of a delta-rule head is S_t q_t, S_t by one step of gradient descent from S_{t−1}, or by the minimiser that the proximal
+/// step is defined by, found here from its normal equations.
+#[test]
+fn the_delta_rule_is_a_step_of_gradient_descent_or_a_proximal_one() {
+    let (width, key, length) = (4, 3, 7);
+    for implicit in [false, true] {
+        let layer = Layer::new(Mixer::Delta { implicit }, 1, key);
+        let a = Architecture { input: width, width, embed: false, output: width, layers: vec![layer], clip: None };
+        let mut parameters = random(a.parameters(), 0.7, 5);
+        let slot = |name: &str| a.slots().into_iter().find(|s| s.name == name).unwrap();
+        let beta = 0.4_f64;
+        parameters[slot("layer0.ln_rate").at] = beta.ln();
+        let tokens = random(length * width, 1.0, 6);
+        let batch = LaneBatch::new(1, length, width, &tokens).unwrap();
+        let out = predict(&a, &parameters, &batch).unwrap().values();
+        let matrix = |name: &str| {
+            let s = slot(name);
+            Matrix::from_vec(s.rows, s.columns, parameters[s.at..][..s.rows * s.columns].to_vec()).unwrap()
+        };
+        let [wq, wk, wv, p] = ["query", "key", "value", "out"].map(|n| matrix(&format!("layer0.{n}")));
+        let mut state = Matrix::zeros(key, key);
+        for t in 0..length {
+            let x = &tokens[t * width..][..width];
+            let (q, k, v) = (wq.mul_vec(x), wk.mul_vec(x), wv.mul_vec(x));
+            state = if implicit {
+                // (S − S_{t−1}) + β (S k − v) kᵀ = 0, row by row.
+                let system = Matrix::from_fn(key, key, |i, j| f64::from(u8::from(i == j)) + beta * k[i] * k[j]);
+                let row = |i: usize| {
+                    let side: Vec<f64> = (0..key).map(|j| state[(i, j)] + beta * v[i] * k[j]).collect();
+                    system.solve_spd(&side).unwrap()
+                };
+                let rows: Vec<Vec<f64>> = (0..key).map(row).collect();
+                Matrix::from_fn(key, key, |i, j| rows[i][j])
+            } else {
+                let image = state.mul_vec(&k);
+                state.plus(beta, &Matrix::from_fn(key, key, |i, j| (v[i] - image[i]) * k[j]))
+            };
+            let expected = p.mul_vec(&state.mul_vec(&q));
+            for i in 0..width {
+                assert!((out[t * width + i] - x[i] - expected[i]).abs() < 1e-12, "implicit {implicit}, t {t}");
             }
         }
     }

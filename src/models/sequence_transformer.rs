@@ -57,7 +57,8 @@ impl Parameters for SequenceTransformer {
 }
 
 impl SequenceTransformer {
-    /// A model with parameters drawn from N(0, `std`²); λ of mesa layers is 1.
+    /// A model with parameters drawn from N(0, `std`²); λ of mesa layers and the step size of the delta rule
+    /// are 1.
     ///
     /// # Errors
     /// As [`Architecture::check`]; [`Error::Invalid`] for a standard deviation that is not positive and finite.
@@ -68,7 +69,7 @@ impl SequenceTransformer {
         }
         let mut rng = stream(seed, "init", 0);
         let mut values = vec![0.0; architecture.parameters()];
-        for slot in architecture.slots().iter().filter(|s| !s.name.ends_with("ln_lambda")) {
+        for slot in architecture.slots().iter().filter(|s| !s.name.contains(".ln_")) {
             for v in &mut values[slot.at..][..slot.rows * slot.columns] {
                 let z: f64 = StandardNormal.sample(&mut rng);
                 *v = (std * z) as f32;

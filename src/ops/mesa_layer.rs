@@ -42,11 +42,11 @@ impl Head {
 
 /// Matrices and vectors that a head's recursion needs; kept from one to the next.
 pub(super) struct Workspace<T> {
-    r: Vec<Lanes<T>>,
-    s: Vec<Lanes<T>>,
-    u: Vec<Lanes<T>>,
-    w: Vec<Lanes<T>>,
-    solved: Vec<Lanes<T>>,
+    pub r: Vec<Lanes<T>>,
+    pub s: Vec<Lanes<T>>,
+    pub u: Vec<Lanes<T>>,
+    pub w: Vec<Lanes<T>>,
+    pub solved: Vec<Lanes<T>>,
     y: Vec<Lanes<T>>,
 }
 
@@ -96,7 +96,7 @@ impl<T: OnLanes> Workspace<T> {
 }
 
 /// `out = M x`, or `Mᵀ x`, for a K x K matrix in every lane.
-fn times<T: OnLanes>(
+pub(super) fn times<T: OnLanes>(
     key: usize,
     m: &[Lanes<T>],
     transposed: bool,
@@ -110,7 +110,13 @@ fn times<T: OnLanes>(
 }
 
 /// `m += a x yᵀ`.
-fn add_outer<T: OnLanes>(key: usize, a: T, x: (&[Lanes<T>], View), y: (&[Lanes<T>], View), m: &mut [Lanes<T>]) {
+pub(super) fn add_outer<T: OnLanes>(
+    key: usize,
+    a: T,
+    x: (&[Lanes<T>], View),
+    y: (&[Lanes<T>], View),
+    m: &mut [Lanes<T>],
+) {
     let extent = Extent { rows: key, columns: key, inner: 1 };
     product::<T, _, true>(extent, Part::All, a, x, y, (m, View::new(0, key, 1)));
 }
@@ -142,7 +148,7 @@ pub(super) fn forward<T: OnLanes>(
 }
 
 /// Where gradients in q, k and v go.
-type Into3<'a, T> = (&'a mut [Lanes<T>], &'a mut [Lanes<T>], &'a mut [Lanes<T>]);
+pub(super) type Into3<'a, T> = (&'a mut [Lanes<T>], &'a mut [Lanes<T>], &'a mut [Lanes<T>]);
 
 /// The gradients in q, k and v for the gradient `e` in the output, written to the head's channels; returns the gradient
 /// in λ, a lane each.

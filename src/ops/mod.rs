@@ -9,6 +9,7 @@
 pub(crate) mod adam;
 mod affine;
 pub mod attention;
+mod delta_rule;
 pub mod gelu;
 pub mod gemm;
 pub mod gpt2;

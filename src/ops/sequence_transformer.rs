@@ -7,6 +7,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::delta_rule;
 use super::lane_products::{Extent, OnLanes, Part, Shared, View, product, reduced_product};
 use super::lanes::{Kernel, LANES, Lanes, Vector};
 use super::mesa_layer::{self, Head, Workspace};
@@ -26,6 +27,40 @@ pub enum Mixer {
         /// γ in (0, 1]: what is left of the past after a token. 1 forgets nothing, as in all of the paper's experiments.
         forget: f64,
     },
+    /// The delta rule: one step of stochastic gradient descent a token, its step size learnt, one a head (see
+    /// [`super::delta_rule`]).
+    Delta {
+        /// The proximal step in place of the explicit one.
+        implicit: bool,
+    },
+}
+
+impl Mixer {
+    /// The name of the one number a head that it learns beside its matrices, as a logarithm.
+    fn scalar(self) -> Option<&'static str> {
+        match self {
+            Mixer::Mesa { .. } => Some("ln_lambda"),
+            Mixer::Delta { .. } => Some("ln_rate"),
+            Mixer::Softmax | Mixer::Linear => None,
+        }
+    }
+
+    /// γ: what is left of the past after a token.
+    fn forget(self) -> f64 {
+        if let Mixer::Mesa { forget } = self { forget } else { 1.0 }
+    }
+
+    /// Multiplications and additions of a head with `key` channels for one more token, its projections left out: of a mesa
+    /// head u = R k, R − u uᵀ/(1 + kᵀu), S + v kᵀ, R q and S (R q); of the delta rule S k, S + d kᵀ and S q; of linear attention
+    /// S + v kᵀ and S q. What grows with K alone is left out. Softmax attention has no such number: it grows with the token.
+    pub fn operations(self, key: usize) -> Option<usize> {
+        match self {
+            Mixer::Mesa { .. } => Some(10 * key * key),
+            Mixer::Delta { .. } => Some(6 * key * key),
+            Mixer::Linear => Some(4 * key * key),
+            Mixer::Softmax => None,
+        }
+    }
 }
 
 /// One layer: x + P o(q, k, v), and then x + W₂ gelu(W₁ x) if it has an MLP. No biases, no layer norm.
@@ -101,7 +136,7 @@ struct Offsets {
     k: usize,
     v: usize,
     o: usize,
-    lambda: usize,
+    scalar: usize,
     up: usize,
     down: usize,
 }
@@ -144,8 +179,8 @@ impl Architecture {
         }
     }
 
-    /// The parameters' matrices, in order: embedding; of each layer W_q, W_k, W_v, P, ln λ of the heads (mesa alone) and
-    /// the MLP's two; the read-out.
+    /// The parameters' matrices, in order: embedding; of each layer W_q, W_k, W_v, P, ln λ or ln β of the heads (mesa
+    /// layer, delta rule) and the MLP's two; the read-out.
     pub fn slots(&self) -> Vec<Slot> {
         let mut slots = Vec::new();
         let mut at = 0;
@@ -162,8 +197,8 @@ impl Architecture {
             push(format!("layer{l}.key"), channels, from);
             push(format!("layer{l}.value"), channels, self.width);
             push(format!("layer{l}.out"), self.width, channels);
-            if matches!(layer.mixer, Mixer::Mesa { .. }) {
-                push(format!("layer{l}.ln_lambda"), 1, layer.heads);
+            if let Some(scalar) = layer.mixer.scalar() {
+                push(format!("layer{l}.{scalar}"), 1, layer.heads);
             }
             if let Some(hidden) = layer.mlp {
                 push(format!("layer{l}.up"), hidden, self.width);
@@ -196,8 +231,8 @@ impl Architecture {
                 o: take(channels * self.width),
                 ..Offsets::default()
             };
-            if matches!(layer.mixer, Mixer::Mesa { .. }) {
-                o.lambda = take(layer.heads);
+            if layer.mixer.scalar().is_some() {
+                o.scalar = take(layer.heads);
             }
             if let Some(hidden) = layer.mlp {
                 o.up = take(hidden * self.width);
@@ -756,7 +791,7 @@ impl<'a, T: OnLanes> Pass<'a, T> {
                 active: zeros(hidden),
             }
         };
-        let quadratic = a.layers.iter().any(|l| !matches!(l.mixer, Mixer::Mesa { .. }));
+        let quadratic = a.layers.iter().any(|l| l.mixer.scalar().is_none());
         let placed = a.layers.iter().any(|l| l.positions);
         Pass {
             a,
@@ -850,23 +885,25 @@ impl<'a, T: OnLanes> Pass<'a, T> {
         let [de, dq, dk, dv] = self.adjoints.each_mut().map(|buffer| &mut buffer[..n * channels]);
         linear_weights(out, dx, &store.o, &mut sum[at.o..]);
         linear_adjoint::<T, false>(out, channels, &p[at.o..][..width * channels], dx, de);
-        if matches!(layer.mixer, Mixer::Mesa { .. }) {
+        let mut work = layer.mixer.scalar().map(|_| Workspace::new(n, layer.key));
+        if work.is_some() {
             for d in [&mut *dq, dk, dv] {
                 d.fill(Lanes::zero());
             }
         }
-        let mut work = match layer.mixer {
-            Mixer::Mesa { .. } => Some(Workspace::new(n, layer.key)),
-            _ => None,
-        };
         for h in 0..layer.heads {
             let head = Head { tokens: n, key: layer.key, at: h * layer.key, stride: channels };
-            if let (Mixer::Mesa { forget }, Some(work)) = (layer.mixer, &mut work) {
-                let lambda = p[at.lambda + h].exp();
+            if let Some(work) = &mut work {
+                let scalar = p[at.scalar + h].exp();
                 let into = (&mut *dq, &mut *dk, &mut *dv);
                 let (q, k, v) = (&store.q, &store.k, &store.v);
-                let slope = mesa_layer::backward(&head, q, k, v, lambda, T::of(forget), de, work, into);
-                sum[at.lambda + h] += T::of(lambda.f64() * slope.sum());
+                let slope = match layer.mixer {
+                    Mixer::Delta { implicit } => {
+                        delta_rule::backward(&head, q, k, v, scalar, implicit, de, work, into)
+                    }
+                    mixer => mesa_layer::backward(&head, q, k, v, scalar, T::of(mixer.forget()), de, work, into),
+                };
+                sum[at.scalar + h] += T::of(scalar.f64() * slope.sum());
                 continue;
             }
             weights(&head, layer.mixer, &store.q, &store.k, &mut self.scores);
@@ -925,15 +962,16 @@ fn layer_forward<T: OnLanes>(
         unit(layer.key, &mut store.q, &mut store.q_norm);
         unit(layer.key, &mut store.k, &mut store.k_norm);
     }
-    let mut work = match layer.mixer {
-        Mixer::Mesa { .. } => Some(Workspace::new(n, layer.key)),
-        _ => None,
-    };
+    let mut work = layer.mixer.scalar().map(|_| Workspace::new(n, layer.key));
     for h in 0..layer.heads {
         let head = Head { tokens: n, key: layer.key, at: h * layer.key, stride: channels };
-        if let (Mixer::Mesa { forget }, Some(work)) = (layer.mixer, &mut work) {
-            let lambda = p[at.lambda + h].exp();
-            mesa_layer::forward(&head, &store.q, &store.k, &store.v, lambda, T::of(forget), work, &mut store.o);
+        if let Some(work) = &mut work {
+            let scalar = p[at.scalar + h].exp();
+            let (q, k, v, o) = (&store.q, &store.k, &store.v, &mut store.o);
+            match layer.mixer {
+                Mixer::Delta { implicit } => delta_rule::forward(&head, q, k, v, scalar, implicit, work, Some(o)),
+                mixer => mesa_layer::forward(&head, q, k, v, scalar, T::of(mixer.forget()), work, o),
+            }
         } else {
             weights(&head, layer.mixer, &store.q, &store.k, scores);
             mix(&head, scores, false, T::of(1.0), &store.v, &mut store.o);

@@ -188,6 +188,16 @@ impl Dynamics {
         Some((gaussian(421, hidden, self.dim), gaussian(422, self.dim, hidden)))
     }
 
+    /// The teachers of a pool; none for other laws.
+    pub fn pool_teachers(&self) -> Vec<Matrix> {
+        match self.teachers {
+            Teachers::Pool { count, seed } => {
+                (0..count as u64).map(|i| orthogonal(self.dim, &mut stream(seed, "teachers", i))).collect()
+            }
+            Teachers::Orthogonal | Teachers::Contracting => Vec::new(),
+        }
+    }
+
     /// `batch` sequences, a function of `seed` alone.
     ///
     /// # Errors
@@ -199,12 +209,7 @@ impl Dynamics {
         }
         let (n, seen, length) = (self.dim, self.observed(), self.tokens.saturating_add(1));
         let mut states = vec![0.0; array_len::<f64>("sequences", &[batch, length, seen])?];
-        let pool: Vec<Matrix> = match self.teachers {
-            Teachers::Pool { count, seed } => {
-                (0..count as u64).map(|i| orthogonal(n, &mut stream(seed, "teachers", i))).collect()
-            }
-            _ => Vec::new(),
-        };
+        let pool = self.pool_teachers();
         let mlp = self.mlp();
         states.par_chunks_mut(length * seen).enumerate().for_each(|(i, out)| {
             let mut rng = stream(seed, "sequences", i as u64);
@@ -438,6 +443,15 @@ impl Trajectories {
             }
         }
         Ok(losses)
+    }
+
+    /// The same sequences with every observation s replaced by `f(s)`, of dimension `dim`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `f` gives another dimension, or 0.
+    pub fn mapped(&self, dim: usize, f: impl Fn(&[f64]) -> Vec<f64>) -> Result<Trajectories> {
+        let states = self.states.chunks(self.dim).flat_map(f).collect();
+        Trajectories::new(self.batch, self.length, dim, states)
     }
 
     /// The same sequences with the last `k` observations stacked, newest first, 0 before the first: `[batch, T + 1, k dim]`.

@@ -2,6 +2,7 @@
 
 pub mod fgd;
 mod floor;
+pub mod mesa;
 pub mod notebook;
 mod peer;
 pub mod step;
@@ -20,6 +21,8 @@ pub enum Bench {
     Notebook(notebook::Options),
     /// How long a training step of the kernel transformer takes, beside the same model in PyTorch
     Fgd(fgd::Options),
+    /// How long a training step of a mesa layer takes against the length of sequences, beside PyTorch eager
+    Mesa(mesa::Options),
     /// How long a training step takes, beside the authors' formulation in PyTorch, and how far from the machine's floor
     Step(step::Options),
     /// How long a training step of transformers and LSTMs takes, beside PyTorch eager and torch.compile
@@ -31,6 +34,7 @@ pub fn run(house: &House, bench: &Bench) -> Outcome<u8> {
     match bench {
         Bench::Notebook(options) => notebook::run(house, options),
         Bench::Fgd(options) => fgd::run(house, options),
+        Bench::Mesa(options) => mesa::run(house, options),
         Bench::Step(options) => step::run(house, options),
         Bench::Train(options) => train::run(house, options),
     }

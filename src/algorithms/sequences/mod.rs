@@ -6,11 +6,13 @@
 pub mod gradient;
 pub mod kernel;
 pub mod least_squares;
+pub mod posterior;
 pub mod series;
 
 pub use gradient::SequenceGradient;
 pub use kernel::SoftmaxKernel;
 pub use least_squares::{RecursiveLeastSquares, SequenceLeastSquares};
+pub use posterior::TeacherPosterior;
 pub use series::InverseSeries;
 
 use rayon::prelude::*;

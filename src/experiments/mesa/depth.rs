@@ -1,4 +1,5 @@
-//! Figures 4B, 4D to 4F, 9 and 12: several layers of linear attention, for a teacher a sequence and for one fixed teacher.
+//! Figures 4B, 4D to 4F, 9, 11 and 12: several layers of linear attention, for a teacher a sequence, contracting or not, and for
+//! one fixed teacher.
 
 use serde_json::json;
 
@@ -395,5 +396,71 @@ pub fn fixed(settings: &Settings<'_>) -> Result<Reproduction> {
             0.3,
         );
     let config = json!({ "checkpoint": "mesa-fixed", "probe_gain": gain, "gd": mean(&gd), "lsa1": overall(&one), "lsa6": overall(&lsa6) });
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// Figure 11: the same networks for contracting dynamics.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn contracting(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-contracting", |_| true, settings)?;
+    let test = sample(of(&runs, "mesa")?[0], settings)?;
+    let gd = sequence_losses(&SequenceGradient::line_searched(&test)?, &test, None)?;
+    let t: Vec<usize> = (1..=SMALL.1).collect();
+    let one = curves(&runs, "lsa1", &test)?;
+    let mesa = curves(&runs, "mesa", &test)?;
+    let axes = |title: &str| Panel::new(title).x(Axis::linear("token t")).y(Axis::log("loss at token t"));
+    let mut all = axes("C: more layers");
+    let mut means = Vec::new();
+    for (layers, color) in LAYERS.into_iter().zip(COLORS) {
+        let curves = curves(&runs, &format!("lsa{layers}"), &test)?;
+        means.push(overall(&curves));
+        all = all.line(Line::mean(format!("LSA-{layers}"), &t, &curves).color(color));
+    }
+    let series = InverseSeries::authors("constructed", Pairing::All)?;
+    all = all
+        .line(Line::mean("mesa layer", &t, &mesa).color(Color::RED))
+        .line(Line::new("Prop. 2", &t, sequence_losses(&series, &test, None)?).color(Color::ORANGE).dashed());
+    let six = of(&runs, "lsa6")?;
+    // The ridge of the authors' probe for these dynamics.
+    let target =
+        Target::Preconditioned(InverseSeries { ridge: 4.0 / 3.0, ..InverseSeries::authors("linear", Pairing::All)? });
+    let (probes, scores, _) = probing("", "", "", &six, &target, settings)?;
+    let mut probe_panel = probes.panels[1].clone();
+    probe_panel.title = "B: probe for the preconditioned state, LSA-6".to_owned();
+    let figure = Figure::new("mesa.fig11", "Contracting dynamics: the same conclusions")
+        .caption(format!(
+            "W = U diag(e) U⁻¹, e_{{i}} ~ U(0.3, 0.9) and one of them 0.9, states clipped to ±2; n = 5, T = 25, constructed tokens, {}, 1,000 \
+             steps (the mesa layer 3,000).",
+            seeds(six.len())
+        ))
+        .panel(
+            axes("A: one layer")
+                .line(Line::mean("LSA-1", &t, &one).color(Color::SKY))
+                .line(Line::new("GD, 1 step", &t, &gd).color(Color::BLACK).dashed()),
+        )
+        .panel(probe_panel)
+        .panel(all)
+        .columns(3);
+    let least = means.iter().copied().fold(f64::INFINITY, f64::min);
+    let claims = Claims::new()
+        .at_most(
+            "mesa.fig11.gd",
+            "one layer is one step of GD (relative gap of mean losses)",
+            (overall(&one) / mean(&gd) - 1.0).abs(),
+            0.05,
+        )
+        .at_most(
+            "mesa.fig11.mesa",
+            "the mesa layer is lowest (mean loss over that of the best LSA)",
+            overall(&mesa) / least,
+            1.0,
+        );
+    let end = scores[0].relative[0].len() - 1;
+    let probed: Vec<f64> = scores[0].relative.iter().map(|l| l[end]).collect();
+    let config = json!({
+        "checkpoint": "mesa-contracting", "lsa": means, "mesa": overall(&mesa), "gd": mean(&gd), "probe_at_T": probed,
+    });
     Ok(Reproduction { figure, claims, config })
 }

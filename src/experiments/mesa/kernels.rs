@@ -120,13 +120,15 @@ pub fn noise(settings: &Settings<'_>) -> Result<Reproduction> {
         let [all, _, kernel, _] = [0, 1, 2, 3].map(|k| means(&curves[k]));
         figure = figure.panel(panel(&format!("σ² = {variance}"), dims, &curves).hline(variance / 2.0, "noise"));
         let last = dims.len() - 1;
+        // A ratio of losses and not of differences: with much noise the ridge of the authors overfits, and least squares begins
+        // above the kernel.
         claims = claims.at_least(
             format!("mesa.fig20.{variance}"),
             format!(
-                "σ² = {variance}: the kernel's excess over least squares grows with n (n = {} over n = 4)",
+                "σ² = {variance}: the kernel's loss grows faster with n than that of least squares (ratio of n = {} over n = 4)",
                 dims[last]
             ),
-            (kernel[last] - all[last]) / (kernel[0] - all[0]),
+            (kernel[last] / kernel[0]) / (all[last] / all[0]),
             1.0,
         );
         config[format!("{variance}")] = json!({ "lsq": all, "kernel": kernel });

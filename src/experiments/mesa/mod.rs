@@ -4,8 +4,11 @@
 //! deviation of 0.01, losses are Σ_dims (prediction − target)² / 2 at a token. Least squares and the series of Prop. 2 are shown
 //! with all pairs, and with the newest one dropped, as the code does by an off-by-one.
 
+mod beyond;
 mod depth;
 mod kernels;
+pub mod linearised;
+mod observations;
 mod one_layer;
 mod probes;
 pub mod recipes;
@@ -14,12 +17,18 @@ pub mod sensitivity;
 mod stacks;
 pub mod weights;
 
-pub use recipes::recipes;
-
-use super::{Experiment, Reproduction, Settings};
+use super::{Experiment, Recipe, Reproduction, Settings};
 use crate::Result;
 
-/// The paper's figures, in its order.
+/// The trainings behind the figures.
+pub fn recipes() -> Vec<Recipe> {
+    [recipes::recipes(), linearised::recipes()].concat()
+}
+
+/// What figures of partially observed dynamics compare.
+const PARTIAL: &[&str] = &["mesa-partial", "mesa-stacks"];
+
+/// The paper's figures, in its order, and those beyond it.
 pub fn experiments() -> Vec<Experiment> {
     type Run = fn(&Settings<'_>) -> Result<Reproduction>;
     let figure = |id, title, notebook, checkpoints, run: Run| Experiment {
@@ -33,22 +42,58 @@ pub fn experiments() -> Vec<Experiment> {
     let one = |id, title, checkpoints, run: Run| figure(id, title, "06_mesa_optimisation", checkpoints, run);
     let deep = |id, title, checkpoints, run: Run| figure(id, title, "07_mesa_layer_and_deep_models", checkpoints, run);
     vec![
-        one("mesa.fig2a", "The first layer binds neighbouring tokens", &["mesa-stacks"], stacks::binding),
-        one("mesa.fig3a", "Layer-1 attention of softmax transformer and hybrid", &["mesa-stacks"], stacks::attention),
-        one("mesa.fig3b", "Weights of one linear layer", &["mesa-one-layer"], one_layer::weights),
+        one(
+            "mesa.fig2a",
+            "The first layer binds neighbouring tokens (with Fig. 17)",
+            &["mesa-stacks"],
+            stacks::binding,
+        ),
+        deep("mesa.fig2b", "Early layers expose features", &["mesa-nonlinear"], observations::feature_probes),
+        one(
+            "mesa.fig3a",
+            "Layer-1 attention of softmax transformer and hybrid (with Figs. 14, 15)",
+            &["mesa-stacks"],
+            stacks::attention,
+        ),
+        one("mesa.fig3b", "Weights of one linear layer (with Fig. 13)", &["mesa-one-layer"], one_layer::weights),
         one("mesa.fig4a", "Losses over training, one layer", &["mesa-one-layer", "mesa-layer"], one_layer::training),
         one("mesa.fig4b", "Six layers, compressed", &["mesa-linear", "mesa-fixed"], depth::compressed),
         one("mesa.fig4c", "Loss at every token, one layer", &["mesa-one-layer"], one_layer::tokens),
         one("mesa.fig4d", "Loss at every token, more layers", &["mesa-linear"], depth::tokens),
         one("mesa.fig4e", "Probing for the target", &["mesa-linear"], depth::target),
         one("mesa.fig4f", "Probing for the preconditioned state", &["mesa-linear"], depth::preconditioned),
+        deep("mesa.fig5a", "What linearising a layer costs", &["mesa-linearised"], linearised::dimension),
         deep("mesa.fig5b", "Least squares and kernel against dimension", &[], kernels::dimension),
         deep("mesa.fig6ab", "Probing the softmax transformer", &["mesa-stacks"], stacks::layers),
         deep("mesa.fig6c", "Softmax transformers against Prop. 2", &["mesa-stacks"], stacks::depth),
         deep("mesa.fig7a", "Softmax transformer, hybrid and Prop. 2", &["mesa-stacks"], stacks::hybrid),
+        deep("mesa.fig7b", "Partially observed dynamics", &["mesa-partial"], observations::partial),
+        deep("mesa.fig7c", "Non-linear dynamics", &["mesa-nonlinear"], observations::nonlinear),
         one("mesa.fig9", "Weights of six linear layers", &["mesa-linear", "mesa-fixed"], depth::weights),
+        one("mesa.fig10", "Weights of a softmax transformer", &["mesa-stacks"], stacks::weights),
+        one("mesa.fig11", "Contracting dynamics", &["mesa-contracting"], depth::contracting),
         one("mesa.fig12", "One fixed teacher: no mesa-optimiser", &["mesa-fixed"], depth::fixed),
         deep("mesa.fig16", "What the first layer depends on, over training", &["mesa-stacks"], stacks::sensitivity),
+        deep("mesa.fig19", "Softmax layers and their linear replacements", &["mesa-distilled"], linearised::weights),
         deep("mesa.fig20", "Least squares and kernel with noise", &[], kernels::noise),
+        deep(
+            "mesa.fig21",
+            "Binding where the state is seen in part (with Fig. 2A)",
+            PARTIAL,
+            observations::partial_binding,
+        ),
+        deep("mesa.fig22", "Sensitivity, partially observed", PARTIAL, observations::partial_sensitivity),
+        deep("mesa.fig23", "Sensitivity, non-linear", &["mesa-nonlinear"], observations::nonlinear_sensitivity),
+        deep("mesa.fig24", "Probes, partially observed", &["mesa-partial"], observations::partial_layers),
+        deep("mesa.fig25", "Probes, non-linear", &["mesa-nonlinear"], observations::nonlinear_layers),
+        deep(
+            "mesa.diversity",
+            "From memorising to learning in context",
+            &["mesa-diversity", "mesa-linear"],
+            beyond::diversity,
+        ),
+        deep("mesa.rules", "Linear attention, delta rule, implicit step, mesa", &["mesa-rules"], beyond::rules),
+        deep("mesa.switch", "A teacher that changes", &["mesa-linear"], beyond::switch),
+        deep("mesa.paste", "Explicit weights in trained networks", &["mesa-one-layer", "mesa-linear"], beyond::paste),
     ]
 }

@@ -18,8 +18,12 @@ pub enum Target {
     /// The preconditioned state (S_{t−1} S_{t−1}ᵀ + ridge)⁻¹ s_t, by the series that is given; sequences where its norm is more
     /// than two standard deviations above the mean are left out, as the authors do.
     Preconditioned(InverseSeries),
+    /// The same for inputs that are not the states themselves: features of them, or states stacked.
+    PreconditionedInput(InverseSeries, Trajectories),
     /// The state so many tokens back.
     Back(usize),
+    /// What these sequences have there, so many tokens back.
+    InputBack(Trajectories, usize),
 }
 
 /// What came out, of each layer (0 is the input) at each token: `[layer][t]`.
@@ -46,12 +50,12 @@ pub fn probe(
     at: &[usize],
 ) -> Result<Scores> {
     let streams = model.residuals(&run.tokens(sequences)?)?;
-    let (batch, tokens, n) = (sequences.len(), sequences.tokens(), sequences.dim());
+    let (batch, tokens) = (sequences.len(), sequences.tokens());
     let width = model.architecture().width;
     let of_token = |t: usize| -> Result<Vec<(f64, f64)>> {
-        let mut targets: Vec<Vec<f64>> = (0..batch).map(|i| value(sequences.states(i), n, t, target)).collect();
+        let mut targets: Vec<Vec<f64>> = (0..batch).map(|i| value(sequences, i, t, target)).collect();
         let mut kept: Vec<usize> = (0..batch).collect();
-        if let Target::Preconditioned(_) = target {
+        if matches!(target, Target::Preconditioned(_) | Target::PreconditionedInput(..)) {
             let norms: Vec<f64> = targets.iter().map(|y| y.iter().map(|v| v * v).sum::<f64>().sqrt()).collect();
             let mean = norms.iter().sum::<f64>() / batch as f64;
             let sd = (norms.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / batch as f64).sqrt();
@@ -67,7 +71,7 @@ pub fn probe(
                 let hidden: Vec<f32> = kept.iter().flat_map(row).collect();
                 let (fit, test) = hidden.split_at(fitted * width);
                 let (mut error, mut variance) = (0.0, 0.0);
-                for k in 0..n {
+                for k in 0..targets.first().map_or(0, Vec::len) {
                     let y: Vec<f64> = targets.iter().map(|y| y[k]).collect();
                     let probe = LinearProbe::fit(fit, &y[..fitted], RIDGE)?;
                     let mean = y[..fitted].iter().sum::<f64>() / fitted as f64;
@@ -86,18 +90,22 @@ pub fn probe(
     Ok(Scores { absolute: of(|s| s.0), relative: of(|s| s.1) })
 }
 
-/// The target at token `t` (from 0) of a sequence's states `[T + 1, n]`.
-fn value(states: &[f64], n: usize, t: usize, target: &Target) -> Vec<f64> {
-    let state = |t: usize| &states[t * n..][..n];
-    match target {
-        Target::Next => state(t + 1).to_vec(),
-        Target::Back(back) => state(t.saturating_sub(*back)).to_vec(),
-        Target::Preconditioned(series) => {
-            let mut gram = Matrix::zeros(n, n);
-            for s in (0..t).map(state) {
-                gram = gram.plus(1.0, &Matrix::from_fn(n, n, |i, j| s[i] * s[j]));
-            }
-            series.iterates(&gram, state(t)).pop().unwrap_or_default()
+/// The target at token `t` (from 0) of sequence `i`.
+fn value(sequences: &Trajectories, i: usize, t: usize, target: &Target) -> Vec<f64> {
+    let state = |of: &Trajectories, t: usize| of.states(i)[t * of.dim()..][..of.dim()].to_vec();
+    let preconditioned = |series: &InverseSeries, of: &Trajectories| {
+        let n = of.dim();
+        let mut gram = Matrix::zeros(n, n);
+        for s in (0..t).map(|t| state(of, t)) {
+            gram = gram.plus(1.0, &Matrix::from_fn(n, n, |i, j| s[i] * s[j]));
         }
+        series.iterates(&gram, &state(of, t)).pop().unwrap_or_default()
+    };
+    match target {
+        Target::Next => state(sequences, t + 1),
+        Target::Back(back) => state(sequences, t.saturating_sub(*back)),
+        Target::InputBack(of, back) => state(of, t.saturating_sub(*back)),
+        Target::Preconditioned(series) => preconditioned(series, sequences),
+        Target::PreconditionedInput(series, of) => preconditioned(series, of),
     }
 }

@@ -62,7 +62,7 @@ impl Protocol {
         AdamConfig { rate: self.rate, weight_decay: self.decay, clip: Clip::Element(1.0), ..AdamConfig::default() }
     }
 
-    fn describe(&self, seed: u64) -> serde_json::Value {
+    pub(super) fn describe(&self, seed: u64) -> serde_json::Value {
         json!({
             "seed": seed, "architecture": self.architecture, "task": self.task, "tokens": self.tokens, "init": self.init,
             "batch": self.batch, "adam": self.adam(), "schedule": self.schedule, "steps": self.steps,
@@ -214,6 +214,38 @@ pub fn nonlinear(name: &str, layers: usize) -> Result<Protocol> {
     Ok(Protocol { rate: 1e-3, ..protocol })
 }
 
+/// The rules by which a layer learns from the tokens so far, and their names.
+pub const RULES: [(&str, Mixer); 4] = [
+    ("linear", Mixer::Linear),
+    ("delta", Mixer::Delta { implicit: false }),
+    ("implicit", Mixer::Delta { implicit: true }),
+    ("mesa", MESA),
+];
+
+/// Key channels of a head of [`RULES`] at equal parameters, and heads.
+pub const RULE_KEY: usize = 10;
+const RULE_HEADS: usize = 4;
+
+/// Multiplications and additions of a layer of [`RULES`] for one more token, its four projections included; `None` for softmax
+/// attention, where it grows with the token.
+pub fn operations(mixer: Mixer, key: usize) -> Option<usize> {
+    let width = 4 * SMALL.0;
+    Some(RULE_HEADS * (mixer.operations(key)? + 4 * 2 * width * key))
+}
+
+/// The most key channels with which `mixer` costs no more than the mesa layer with [`RULE_KEY`].
+pub fn matched_key(mixer: Mixer) -> Option<usize> {
+    let budget = operations(MESA, RULE_KEY)?;
+    (1..=4 * RULE_KEY).rev().find(|key| operations(mixer, *key).is_some_and(|o| o <= budget))
+}
+
+/// One layer of `mixer` on constructed tokens, all rules in the same way.
+fn rule(mixer: Mixer, key: usize) -> Result<Protocol> {
+    let architecture = Architecture::constructed(SMALL.0, vec![Layer::new(mixer, RULE_HEADS, key)]);
+    let schedule = Schedule::Cosine { warmup: 100 };
+    Ok(Protocol { architecture, rate: 1e-3, schedule, ..mesa(SMALL)? }.steps(1200))
+}
+
 /// Softmax layers of the small full transformer.
 pub const DEPTH: usize = 5;
 
@@ -238,12 +270,15 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         };
         networks.into_iter().flat_map(of).collect()
     };
-    let constructed = |task: Dynamics, one: f64, steps: u64| -> Result<Vec<(String, Protocol)>> {
+    let constructed = |task: Dynamics, one: f64, steps: u64, settle: bool| -> Result<Vec<(String, Protocol)>> {
         let mut networks = vec![("mesa".to_owned(), mesa(SMALL)?.on(task.clone()))];
         for layers in [1, 2, 4, 6] {
             let mut protocol = linear_attention(SMALL, layers)?.on(task.clone()).steps(steps);
             if layers == 1 {
                 protocol.rate = one;
+            } else if settle {
+                // At a constant rate the late tokens, with their long sums, make the loss of deep networks jump.
+                protocol.schedule = Schedule::Hold { warmup: 0, hold: steps * 3 / 5, until: steps, floor: 0.0 };
             }
             networks.push((format!("lsa{layers}"), protocol));
         }
@@ -253,12 +288,23 @@ pub fn catalogue() -> Result<Vec<Entry>> {
     let full_one = Protocol { keep_all: true, ..linear_attention(FULL, 1)?.steps(2000) };
     let embedded = |name: &str, layers| named(SMALL, name, layers);
     let own = |name: &str, protocol: Protocol| (name.to_owned(), protocol);
-    let widths = [2, 4, 8, 16];
+    let widths = [2, 4, 8, 16, 24];
+    let rules: Vec<(String, Protocol)> = RULES
+        .into_iter()
+        .flat_map(|(name, mixer)| {
+            let narrow = (name.to_owned(), rule(mixer, RULE_KEY));
+            let wide = matched_key(mixer).map(|key| (format!("{name}-wide"), rule(mixer, key)));
+            [Some(narrow), wide.filter(|_| mixer != MESA)]
+        })
+        .flatten()
+        .map(|(name, protocol)| Ok((name, protocol?)))
+        .collect::<Result<_>>()?;
     let pools: Vec<(String, Protocol)> = [1, 2, 4, 8, 16, 64, 256]
         .into_iter()
         .map(|count| {
             let task = Dynamics::pool(n, t, count)?;
-            Ok((format!("pool{count}"), Protocol { rate: 1e-3, ..mesa(SMALL)? }.on(task)))
+            let protocol = Protocol { rate: 2e-3, schedule: Schedule::Cosine { warmup: 100 }, ..mesa(SMALL)? };
+            Ok((format!("pool{count}"), protocol.on(task).steps(1500)))
         })
         .collect::<Result<_>>()?;
     Ok(vec![
@@ -275,17 +321,17 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Entry {
             id: "mesa-linear",
             title: "1 to 6 linear layers and a mesa layer, n = 5, T = 25",
-            runs: seeds(constructed(Dynamics::linear(n, t)?, 4e-4, 3000)?, 1),
+            runs: seeds(constructed(Dynamics::linear(n, t)?, 4e-4, 3000, true)?, 1),
         },
         Entry {
             id: "mesa-fixed",
             title: "the same for one fixed teacher",
-            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 1500)?, 1),
+            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 1500, false)?, 1),
         },
         Entry {
             id: "mesa-contracting",
             title: "the same for contracting dynamics",
-            runs: seeds(constructed(Dynamics::contracting(n, t)?, 4e-4, 3000)?, 1),
+            runs: seeds(constructed(Dynamics::contracting(n, t)?, 1e-3, 1000, true)?, 1),
         },
         Entry {
             id: "mesa-stacks",
@@ -312,16 +358,21 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         },
         Entry {
             id: "mesa-widths",
-            title: "hybrids of width 2 to 16 on partially observed dynamics",
+            title: "hybrids of width 2 to 24 on partially observed dynamics",
             runs: seeds(
                 widths
                     .into_iter()
-                    .map(|w| Ok((format!("width{w}"), partial("hybrid", 2, w)?)))
+                    .map(|w| Ok((format!("width{w}"), partial("hybrid", 2, w)?.steps(2000))))
                     .collect::<Result<_>>()?,
                 1,
             ),
         },
         Entry { id: "mesa-diversity", title: "a mesa layer, 1 to 256 teachers, n = 5, T = 25", runs: seeds(pools, 1) },
+        Entry {
+            id: "mesa-rules",
+            title: "one layer each of linear attention, delta rule, implicit step and mesa, n = 5, T = 25",
+            runs: seeds(rules, 3),
+        },
     ])
 }
 
@@ -431,7 +482,7 @@ fn train_recipe(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Re
     shipment.finish(arrays, manifest, losses, states)
 }
 
-fn add_run(
+pub(super) fn add_run(
     arrays: &mut BTreeMap<String, Array>,
     run: &Run,
     model: &SequenceTransformer,
@@ -496,7 +547,7 @@ pub fn load(id: &str, wanted: impl Fn(&str) -> bool, settings: &Settings<'_>) ->
     runs.iter().filter(|run| wanted(&network(run))).map(|run| read_run(&checkpoint, run)).collect()
 }
 
-fn read_run(checkpoint: &Checkpoint, run: &Run) -> Result<Trained> {
+pub(super) fn read_run(checkpoint: &Checkpoint, run: &Run) -> Result<Trained> {
     let protocol = run.protocol.clone();
     let count = protocol.architecture.parameters();
     let (_, values) = checkpoint.f32(&format!("{}.parameters", run.name), &[0, count])?;

@@ -1,16 +1,19 @@
-//! Figures 2A, 3A, 6, 7A, 16: softmax transformers and hybrids on plain tokens.
+//! Figures 2A, 3A, 6, 7A, 10, 16: softmax transformers and hybrids on plain tokens.
 
 use serde_json::json;
 
 use super::depth::{at, curves, of, overall, preconditioning_claims, probing, sample, seeds};
 use super::kernels::RIDGE;
-use super::one_layer::mean;
+use super::one_layer::{mean, product_panel};
 use super::probes::{Scores, Target, probe};
 use super::recipes::{self, SENSITIVITIES, SMALL, Trained};
-use crate::Result;
+use super::weights::products;
 use crate::algorithms::sequences::{InverseSeries, Pairing, SequenceLeastSquares, orthogonal_floor, sequence_losses};
 use crate::experiments::{Reproduction, Settings};
 use crate::figure::{Axis, Claims, Color, Figure, Heatmap, Line, Panel};
+use crate::linalg::Matrix;
+use crate::models::SequenceTransformer;
+use crate::{Error, Result};
 
 const NETWORKS: [(&str, &str, Color); 3] = [
     ("tf", "softmax × 5", Color::BLUE),
@@ -119,6 +122,51 @@ pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
                 0.1,
             );
     }
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// The largest |trace| of a product over ‖M‖_F √width, over the heads: 1 for a multiple of the identity.
+fn diagonal(model: &SequenceTransformer) -> Result<Vec<f64>> {
+    let width = model.architecture().width as f64;
+    let share = |m: &Matrix| m.trace().abs() / (m.norm() * width.sqrt());
+    let of_layer = |heads: Vec<[Matrix; 2]>| heads.iter().flatten().map(share).fold(0.0, f64::max);
+    Ok(products(model)?.into_iter().map(of_layer).collect())
+}
+
+/// Figure 10.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn weights(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-stacks", |n| n == "tf", settings)?;
+    let run = of(&runs, "tf")?[0];
+    let mut figure =
+        Figure::new("mesa.fig10", "The weights of a softmax transformer: diagonals in some heads").columns(4);
+    let all = products(&run.model)?;
+    for l in [0, 1, 3] {
+        for (h, [kq, pv]) in all[l].iter().enumerate().take(2) {
+            for (name, m) in [("W_{K}ᵀW_{Q}", kq), ("P W_{V}", pv)] {
+                let range = m.as_slice().iter().fold(1e-6_f64, |r, v| r.max(v.abs()));
+                figure = figure.panel(product_panel(&format!("{name}, layer {}, head {}", l + 1, h + 1), m, range));
+            }
+        }
+    }
+    let start = SequenceTransformer::init(run.protocol.architecture.clone(), run.protocol.init, run.seed)?;
+    let (trained, control) = (diagonal(&run.model)?, diagonal(&start)?);
+    let figure = figure.caption(format!(
+        "Products of two heads of layers 1, 2 and 4 of five softmax layers, n = 5, T = 25, width 20, one seed; every map has its own range. \
+         Channels are those of the embedding. |tr M| / (‖M‖_{{F}} √20) of the best head, layer by layer: {}; at random weights at most {:.2}.",
+        trained.iter().map(|v| format!("{v:.2}")).collect::<Vec<_>>().join(", "),
+        control.iter().copied().fold(0.0, f64::max)
+    ));
+    let most = |v: &[f64]| v.iter().copied().fold(0.0, f64::max);
+    let claims = Claims::new().at_least(
+        "mesa.fig10.diagonal",
+        "the best head is nearer to a multiple of the identity than at random weights (ratio)",
+        most(&trained) / most(&control),
+        1.0,
+    );
+    let config = json!({ "checkpoint": "mesa-stacks", "trained": trained, "random": control });
     Ok(Reproduction { figure, claims, config })
 }
 
@@ -264,13 +312,28 @@ pub fn hybrid(settings: &Settings<'_>) -> Result<Reproduction> {
     Ok(Reproduction { figure, claims, config })
 }
 
+/// How strongly layer 1's output depends on the newest tokens over the training of a network, and at its end.
+pub(super) fn sensitivity_panel(name: &str, runs: &[&Trained]) -> Result<(Panel, Vec<f64>)> {
+    let first = runs.first().ok_or_else(|| Error::invalid("runs", 0, "at least 1"))?;
+    let mut panel = Panel::new(name).x(Axis::linear("training step")).y(Axis::linear("sensitivity"));
+    let mut last = Vec::new();
+    let colors = super::depth::shades(SENSITIVITIES.len());
+    for (token, color) in SENSITIVITIES.iter().zip(colors.iter().rev()) {
+        let series: Vec<Vec<f64>> =
+            runs.iter().map(|run| Ok(run.history.measure(token)?.to_vec())).collect::<Result<_>>()?;
+        let line = Line::mean(*token, &first.history.steps, &series).color(*color);
+        last.push(line.y.last().copied().unwrap_or(f64::NAN));
+        panel = panel.line(line);
+    }
+    Ok((panel, last))
+}
+
 /// Figure 16.
 ///
 /// # Errors
 /// As [`recipes::load`].
 pub fn sensitivity(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("mesa-stacks", |_| true, settings)?;
-    let colors = super::depth::shades(SENSITIVITIES.len());
     let mut figure = Figure::new("mesa.fig16", "The first layer comes to depend on the newest tokens")
         .caption(
             "‖∂f^{(1)}_{T}/∂s_{t−j}‖, f^{(1)} the first layer's output, the mean over channels and sequences, over training, n = 5, T = 25. Copying the previous token is \
@@ -280,16 +343,7 @@ pub fn sensitivity(settings: &Settings<'_>) -> Result<Reproduction> {
     let mut claims = Claims::new();
     let mut config = json!({ "checkpoint": "mesa-stacks" });
     for (network, name, _) in NETWORKS {
-        let all = of(&runs, network)?;
-        let mut panel = Panel::new(name).x(Axis::linear("training step")).y(Axis::linear("sensitivity"));
-        let mut last = Vec::new();
-        for (token, color) in SENSITIVITIES.iter().zip(colors.iter().rev()) {
-            let series: Vec<Vec<f64>> =
-                all.iter().map(|run| Ok(run.history.measure(token)?.to_vec())).collect::<Result<_>>()?;
-            let line = Line::mean(*token, &all[0].history.steps, &series).color(*color);
-            last.push(line.y.last().copied().unwrap_or(f64::NAN));
-            panel = panel.line(line);
-        }
+        let (panel, last) = sensitivity_panel(name, &of(&runs, network)?)?;
         figure = figure.panel(panel);
         if network != "mesa2" {
             claims = claims

@@ -1,0 +1,391 @@
+//! Figures 2B, 7B, 7C and 22 to 25: softmax transformers and hybrids where the state is seen in part, and where the dynamics
+//! are not linear.
+
+use serde_json::json;
+
+use super::depth::{at, curves, of, overall, preconditioning_claims, probing, sample, seeds, stream_names};
+use super::kernels::RIDGE;
+use super::one_layer::mean;
+use super::probes::{Target, probe};
+use super::recipes::{self, Trained};
+use super::stacks::{self, bound_tokens};
+use crate::algorithms::sequences::{InverseSeries, Pairing, SequenceLeastSquares, sequence_losses};
+use crate::experiments::{Reproduction, Settings};
+use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+use crate::tasks::Trajectories;
+use crate::tasks::dynamics::features;
+use crate::{Error, Result};
+
+const NETWORKS: [(&str, &str, Color); 2] =
+    [("tf", "softmax × 5", Color::BLUE), ("hybrid", "softmax + mesa", Color::RED)];
+
+/// Observations that the controls of partially observed dynamics see at once (`mesa` F.3).
+const STACKED: usize = 5;
+
+/// The series on stacked observations; at the authors' size its ridge is 10, for ten times as many and larger numbers.
+fn stacked_series() -> Result<InverseSeries> {
+    Ok(InverseSeries { ridge: 1.0, ..InverseSeries::authors("partial", Pairing::All)? })
+}
+
+/// f(s)/‖f(s)‖ of every state, the input that the teacher W is applied to.
+fn normed_features(run: &Trained, sequences: &Trajectories) -> Result<Trajectories> {
+    let mlp = mlp(run)?;
+    sequences.mapped(sequences.dim(), |s| {
+        let f = features(&mlp, s);
+        let norm = f.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-12);
+        f.into_iter().map(|v| v / norm).collect()
+    })
+}
+
+fn mlp(run: &Trained) -> Result<(crate::linalg::Matrix, crate::linalg::Matrix)> {
+    run.protocol.task.mlp().ok_or_else(|| Error::invalid("task", "linear dynamics", "non-linear ones"))
+}
+
+/// What both networks lose at every token, beside what algorithms lose.
+struct Losses {
+    panel: Panel,
+    /// Of softmax transformer and hybrid: the mean over tokens, and the loss at the last one.
+    means: [f64; 2],
+    ends: [f64; 2],
+}
+
+fn losses(runs: &[Trained], test: &Trajectories, controls: &[(&str, Color, Vec<f64>)]) -> Result<Losses> {
+    let t: Vec<usize> = (1..=test.tokens()).collect();
+    let mut panel = Panel::new("").x(Axis::linear("token t")).y(Axis::log("loss at token t"));
+    let (mut means, mut ends) = ([0.0; 2], [0.0; 2]);
+    for (k, (network, name, color)) in NETWORKS.into_iter().enumerate() {
+        let all = curves(runs, network, test)?;
+        (means[k], ends[k]) = (overall(&all), at(&all, test.tokens() - 1));
+        panel = panel.line(Line::mean(name, &t, &all).color(color));
+    }
+    for (name, color, curve) in controls {
+        panel = panel.line(Line::new(*name, &t, curve).color(*color).dashed());
+    }
+    Ok(Losses { panel, means, ends })
+}
+
+fn hybrid_claims(id: &str, losses: &Losses) -> Claims {
+    let ratio = |v: [f64; 2]| v[1] / v[0];
+    Claims::new()
+        .at_most(
+            format!("{id}.mean"),
+            "the hybrid beats the softmax transformer (ratio of mean losses)",
+            ratio(losses.means),
+            1.0,
+        )
+        .at_most(format!("{id}.end"), "… and at t = T", ratio(losses.ends), 1.0)
+}
+
+fn last(curve: &[f64]) -> f64 {
+    curve.last().copied().unwrap_or(f64::NAN)
+}
+
+/// The controls of partially observed dynamics: the series and least squares on one observation and on several.
+fn partial_controls(test: &Trajectories) -> Result<Vec<(&'static str, Color, Vec<f64>)>> {
+    let stacked = test.stacked(STACKED)?;
+    let ridge = SequenceLeastSquares { ridge: 0.5, pairing: Pairing::All };
+    Ok(vec![
+        ("Prop. 2 on s_{t}", Color::ORANGE, sequence_losses(&stacked_series()?, test, None)?),
+        ("Prop. 2 on 5 stacked", Color::PURPLE, sequence_losses(&stacked_series()?, test, Some(&stacked))?),
+        ("least squares on s_{t}", Color::GREY, sequence_losses(&ridge, test, None)?),
+        ("least squares on 5 stacked", Color::BLACK, sequence_losses(&ridge, test, Some(&stacked))?),
+    ])
+}
+
+const PARTIAL: &str = "n_{h} = 6, of which random projections of dimension 2 are seen, T = 40 (the paper: 15, 5 and 50), width 24, six heads, 4,000 \
+                       steps";
+
+/// Figure 7B.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn partial(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-partial", |_| true, settings)?;
+    let test = sample(of(&runs, "tf")?[0], settings)?;
+    let controls = partial_controls(&test)?;
+    let losses = losses(&runs, &test, &controls)?;
+    let figure = Figure::new("mesa.fig7b", "Where the state is seen in part, regression on one observation fails")
+        .caption(format!(
+            "{PARTIAL}, {}. The series with the coefficients that the authors learnt at their size, ridge 1; least squares with ridge 0.5.",
+            seeds(of(&runs, "tf")?.len())
+        ))
+        .panel(losses.panel.clone());
+    let claims = hybrid_claims("mesa.fig7b", &losses).at_least(
+        "mesa.fig7b.linear",
+        "Prop. 2 on s_{t} alone is far behind the hybrid at t = T (ratio)",
+        last(&controls[0].2) / losses.ends[1],
+        2.0,
+    );
+    let config = json!({
+        "checkpoint": "mesa-partial", "means": losses.means, "at_T": losses.ends,
+        "controls_at_T": controls.iter().map(|c| (c.0, last(&c.2))).collect::<Vec<_>>(),
+    });
+    Ok(Reproduction { figure, claims, config })
+}
+
+const NONLINEAR: &str = "n = 5, T = 25, states of norm 1, s_{t+1} = W f(s_{t})/‖f(s_{t})‖ with a fixed MLP f of 20 hidden units (the paper: n = 10, 40 \
+                         units, T = 50); MLPs of 80 units, unit queries and keys after layer 1, 4,000 steps";
+
+/// Figure 7C.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn nonlinear(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-nonlinear", |_| true, settings)?;
+    let run = of(&runs, "tf")?[0];
+    let test = sample(run, settings)?;
+    let inputs = normed_features(run, &test)?;
+    let series = InverseSeries::authors("nonlinear", Pairing::All)?;
+    let ridge = SequenceLeastSquares { ridge: RIDGE, pairing: Pairing::All };
+    let controls = [
+        ("Prop. 2 on s_{t}", Color::ORANGE, sequence_losses(&series, &test, None)?),
+        ("Prop. 2 on f(s_{t})", Color::PURPLE, sequence_losses(&series, &test, Some(&inputs))?),
+        ("least squares on f(s_{t})", Color::BLACK, sequence_losses(&ridge, &test, Some(&inputs))?),
+    ];
+    let losses = losses(&runs, &test, &controls)?;
+    let figure = Figure::new("mesa.fig7c", "Non-linear dynamics: regression on features")
+        .caption(format!("{NONLINEAR}, {}.", seeds(of(&runs, "tf")?.len())))
+        .panel(losses.panel.clone());
+    let claims = hybrid_claims("mesa.fig7c", &losses).at_least(
+        "mesa.fig7c.linear",
+        "Prop. 2 on s_{t}, without features, is far behind the hybrid at t = T (ratio)",
+        last(&controls[0].2) / losses.ends[1],
+        4.0,
+    );
+    let config = json!({
+        "checkpoint": "mesa-nonlinear", "means": losses.means, "at_T": losses.ends,
+        "controls_at_T": controls.iter().map(|c| (c.0, last(&c.2))).collect::<Vec<_>>(),
+    });
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// Figure 2B: R² of linear probes for f(s_{t'}), by layer.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn feature_probes(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-nonlinear", |_| true, settings)?;
+    let mut figure = Figure::new("mesa.fig2b", "Early layers expose the features of the newest states")
+        .caption(format!(
+            "R² of linear probes for f(s_{{t'}}) at t = T, held out; f is the MLP of the dynamics. {NONLINEAR}, one seed."
+        ))
+        .columns(2);
+    let mut claims = Claims::new();
+    let mut config = json!({ "checkpoint": "mesa-nonlinear" });
+    for (network, name, _) in NETWORKS {
+        let run = of(&runs, network)?[0];
+        let sequences = sample(run, settings)?;
+        let mlp = mlp(run)?;
+        let inputs = sequences.mapped(sequences.dim(), |s| features(&mlp, s))?;
+        let now = [sequences.tokens() - 1];
+        // [back][layer]
+        let scores: Vec<Vec<f64>> = (0..HORIZON)
+            .map(|back| {
+                let target = Target::InputBack(inputs.clone(), back);
+                Ok(probe(&run.model, run, &sequences, &target, &now)?.relative.iter().map(|l| 1.0 - l[0]).collect())
+            })
+            .collect::<Result<_>>()?;
+        let names = stream_names(run.protocol.architecture.layers.len());
+        let mut panel = Panel::new(name)
+            .x(Axis::linear("state probed for, tokens back").ticks(0..HORIZON))
+            .y(Axis::linear("R², held out").range(-0.1, 1.05));
+        for (l, (stream, color)) in names.iter().zip(super::depth::shades(names.len())).enumerate() {
+            let y: Vec<f64> = scores.iter().map(|s| s[l]).collect();
+            panel = panel.line(Line::new(stream.clone(), 0..HORIZON, &y).color(color).markers());
+        }
+        figure = figure.panel(panel);
+        let older = scores[2..].iter().map(|s| s[1]).fold(f64::NEG_INFINITY, f64::max);
+        claims = claims
+            .at_least(
+                format!("mesa.fig2b.{network}-now"),
+                format!("{name}, layer 1: R² of f(s_{{t}})"),
+                scores[0][1],
+                0.9,
+            )
+            .at_least(
+                format!("mesa.fig2b.{network}-before"),
+                format!("{name}, layer 1: R² of f(s_{{t−1}})"),
+                scores[1][1],
+                0.8,
+            )
+            .at_most(format!("mesa.fig2b.{network}-older"), format!("{name}, layer 1: R² of older ones"), older, 0.5)
+            .at_least(
+                format!("mesa.fig2b.{network}-input"),
+                format!("{name}: R² of f(s_{{t}}) after layer 1 less that of the embedding"),
+                scores[0][1] - scores[0][0],
+                0.0,
+            );
+        config[network] = json!(scores);
+    }
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// Tokens back that streams are probed for.
+const HORIZON: usize = 6;
+
+/// Figure 22.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn partial_sensitivity(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-partial", |_| true, settings)?;
+    let full = recipes::load("mesa-stacks", |n| n == "tf" || n == "hybrid", settings)?;
+    let mut figure =
+        Figure::new("mesa.fig22", "Where the state is seen in part, the first layer depends on more tokens")
+            .caption(format!("As Figure 16; {PARTIAL}, {}.", seeds(of(&runs, "tf")?.len())))
+            .columns(2);
+    let (mut claims, mut config) = (Claims::new(), json!({ "checkpoints": ["mesa-partial", "mesa-stacks"] }));
+    for (network, name, _) in NETWORKS {
+        let (panel, ends) = stacks::sensitivity_panel(name, &of(&runs, network)?)?;
+        let (_, in_full) = stacks::sensitivity_panel(name, &of(&full, network)?)?;
+        figure = figure.panel(panel);
+        claims = claims.at_least(
+            format!("mesa.fig22.{network}"),
+            format!("{name}: s_{{t−2}} over s_{{t}}, against the same where the state is seen in full (ratio)"),
+            (ends[2] / ends[0]) / (in_full[2] / in_full[0]),
+            1.0,
+        );
+        config[network] = json!({ "partial": ends, "full": in_full });
+    }
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// Figure 23.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn nonlinear_sensitivity(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-nonlinear", |_| true, settings)?;
+    let mut figure = Figure::new("mesa.fig23", "Non-linear dynamics: the first layer depends on the two newest tokens")
+        .caption(format!("As Figure 16; {NONLINEAR}, {}.", seeds(of(&runs, "tf")?.len())))
+        .columns(2);
+    let (mut claims, mut config) = (Claims::new(), json!({ "checkpoint": "mesa-nonlinear" }));
+    for (network, name, _) in NETWORKS {
+        let (panel, ends) = stacks::sensitivity_panel(name, &of(&runs, network)?)?;
+        figure = figure.panel(panel);
+        for (back, what) in [(0, "s_{t}"), (1, "s_{t−1}")] {
+            claims = claims.at_least(
+                format!("mesa.fig23.{network}-{back}"),
+                format!("{name}: {what} over s_{{t−3}}, at the end"),
+                ends[back] / ends[3],
+                3.0,
+            );
+        }
+        config[network] = json!(ends);
+    }
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// The probes of a softmax transformer for the next state and the preconditioned input, and its losses beside the series'.
+fn layers(
+    id: &str,
+    title: &str,
+    caption: &str,
+    runs: &[Trained],
+    settings: &Settings<'_>,
+    (series, inputs): (InverseSeries, Trajectories),
+    sequences: &Trajectories,
+) -> Result<(Figure, Claims)> {
+    let all = of(runs, "tf")?;
+    let (a, next, _) = probing("", "", "", &all, &Target::Next, settings)?;
+    let control = sequence_losses(&series, sequences, Some(&inputs))?;
+    let target = Target::PreconditionedInput(series, inputs);
+    let (b, inner, untrained) = probing("", "", "", &all, &target, settings)?;
+    let t: Vec<usize> = (1..=sequences.tokens()).collect();
+    let mut panels = [a.panels[1].clone(), b.panels[1].clone()];
+    panels[0].title = "A: the next observation".to_owned();
+    panels[1].title = "B: the preconditioned input".to_owned();
+    let losses = Panel::new("C: against Prop. 2")
+        .x(Axis::linear("token t"))
+        .y(Axis::log("loss at token t"))
+        .line(Line::mean("softmax × 5", &t, &curves(runs, "tf", sequences)?).color(Color::BLUE))
+        .line(Line::new("Prop. 2", &t, &control).color(Color::PURPLE).dashed());
+    let figure = Figure::new(id, title).caption(caption).panels(panels).panel(losses).columns(3);
+    let ratio = |s: &super::probes::Scores| {
+        let end = s.relative[0].len() - 1;
+        s.relative.last().map_or(f64::NAN, |l| l[end]) / s.relative[0][end]
+    };
+    let mut claims = Claims::new().at_most(
+        format!("{id}.target"),
+        "at t = T the last layer's error for s_{t+1} is a small share of the input's",
+        mean(&next.iter().map(ratio).collect::<Vec<_>>()),
+        0.1,
+    );
+    for claim in preconditioning_claims(id, &inner, &untrained, 0.75).iter() {
+        claims.push(claim.clone());
+    }
+    Ok((figure, claims))
+}
+
+/// Figure 24.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn partial_layers(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-partial", |n| n == "tf", settings)?;
+    let sequences = sample(of(&runs, "tf")?[0], settings)?;
+    let pair = (stacked_series()?, sequences.stacked(STACKED)?);
+    let caption = format!(
+        "{PARTIAL}, {}. Probes held out, relative to the target's variance; inputs are the last 5 observations.",
+        seeds(runs.len())
+    );
+    let title = "Layer by layer where the state is seen in part";
+    let (figure, claims) = layers("mesa.fig24", title, &caption, &runs, settings, pair, &sequences)?;
+    Ok(Reproduction { figure, claims, config: json!({ "checkpoint": "mesa-partial" }) })
+}
+
+/// Figure 25.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn nonlinear_layers(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-nonlinear", |n| n == "tf", settings)?;
+    let run = of(&runs, "tf")?[0];
+    let sequences = sample(run, settings)?;
+    let pair = (InverseSeries::authors("nonlinear", Pairing::All)?, normed_features(run, &sequences)?);
+    let caption = format!(
+        "{NONLINEAR}, {}. Probes held out, relative to the target's variance; inputs are the features f(s)/‖f(s)‖.",
+        seeds(runs.len())
+    );
+    let title = "Layer by layer for non-linear dynamics";
+    let (figure, claims) = layers("mesa.fig25", title, &caption, &runs, settings, pair, &sequences)?;
+    Ok(Reproduction { figure, claims, config: json!({ "checkpoint": "mesa-nonlinear" }) })
+}
+
+/// Figure 2A's dashed curves, and Figure 21: what layer 1 binds where the state is seen in part.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load("mesa-partial", |_| true, settings)?;
+    let full = recipes::load("mesa-stacks", |n| n == "tf" || n == "hybrid", settings)?;
+    let mut panel = Panel::new("")
+        .x(Axis::linear("observation probed for, tokens back").ticks(0..8))
+        .y(Axis::log("relative error, held out").range(1e-5, 2.0));
+    let (mut claims, mut config) = (Claims::new(), json!({ "checkpoints": ["mesa-partial", "mesa-stacks"] }));
+    for (network, name, color) in NETWORKS {
+        let mean_of = |runs: &[Trained]| -> Result<Line> {
+            let all: Vec<Vec<f64>> =
+                of(runs, network)?.iter().map(|run| bound_tokens(run, settings)).collect::<Result<_>>()?;
+            Ok(Line::mean(name, 0..8, &all).color(color).markers())
+        };
+        let (in_full, in_part) = (mean_of(&full)?, mean_of(&runs)?);
+        let bound = |line: &Line| line.y.iter().filter(|e| **e < 0.1).count() as f64;
+        claims = claims.at_least(
+            format!("mesa.fig21.{network}"),
+            format!("{name}: observations bound (error below 0.1) more than where the state is seen in full"),
+            bound(&in_part) - bound(&in_full),
+            1.0,
+        );
+        config[network] = json!({ "full": in_full.y, "partial": in_part.y });
+        let mut in_part = in_part.dashed();
+        in_part.name = format!("{name}, seen in part");
+        panel = panel.line(in_full).line(in_part);
+    }
+    let figure = Figure::new("mesa.fig21", "Where the state is seen in part, layer 1 binds more observations")
+        .caption(format!(
+            "Linear probes of layer 1's output at t = T, held out. Solid: Figure 2A, n = 5. Dashed: {PARTIAL}. One seed."
+        ))
+        .panel(panel);
+    Ok(Reproduction { figure, claims, config })
+}
