@@ -789,3 +789,85 @@ fn newton_algorithms_networks_and_constructions() {
     refuses("query of another length", &["[6, 3, 1]"], || built.predict(&[0.0; 6], &[0.0; 3], &[0.0; 1]));
     refuses("an unknown figure", &["newton.fig99"], || experiments::select(&["newton.fig99"]));
 }
+
+#[test]
+fn sequences_and_their_models_refuse_what_they_cannot_use() {
+    use incontext::algorithms::sequences::{
+        InverseSeries, Pairing, SequenceGradient, SequenceLeastSquares, TeacherPosterior, predictions, sequence_losses,
+    };
+    use incontext::models::SequenceTransformer;
+    use incontext::models::constructions::mesa::{gradient_step, gradient_steps};
+    use incontext::ops::sequence_transformer::{Architecture, LaneBatch, Layer, Mixer};
+    use incontext::tasks::{Dynamics, TokenKind, Trajectories};
+
+    refuses("dimension", &["dimension n", "at least 1"], || Dynamics::linear(0, 5));
+    refuses("tokens", &["tokens T", "at least 1"], || Dynamics::linear(5, 0));
+    refuses("observed dimension", &["observed"], || Dynamics::partial(6, 0, 5));
+    refuses("hidden units", &["hidden units"], || Dynamics::nonlinear(5, 0, 5));
+    refuses("teachers", &["teachers"], || Dynamics::pool(5, 5, 0));
+    let task = Dynamics::linear(3, 6).unwrap();
+    refuses("noise", &["noise"], || Dynamics { noise: -0.1, ..task.clone() }.sample(2, 0));
+    refuses("noise", &["noise"], || Dynamics { noise: NAN, ..task.clone() }.sample(2, 0));
+    refuses("clip", &["clip"], || Dynamics { clip: 0.0, ..task.clone() }.sample(2, 0));
+    refuses("batch", &["batch"], || task.sample(0, 0));
+    refuses("batch", &[], || task.sample(usize::MAX / 8, 0));
+    let sequences = task.sample(2, 0).unwrap();
+    refuses("states", &["sequences"], || Trajectories::new(2, 7, 3, vec![0.0; 41]));
+    refuses("states that are not finite", &["inite"], || Trajectories::new(1, 2, 1, vec![0.0, NAN]));
+    refuses("stacked", &["stacked", "at least 1"], || sequences.stacked(0));
+    refuses("features of another dimension", &["sequences"], || sequences.mapped(2, |s| s.to_vec()));
+    refuses("predictions", &["predictions", "[2, 6, 3]"], || sequences.losses(&[0.0; 35]));
+    survives("more sequences than there are", || sequences.first(9).map(|s| s.len()));
+    refuses("no sequences", &[], || sequences.first(0));
+
+    let layer = Layer::new(Mixer::Linear, 2, 4);
+    let a = Architecture::constructed(3, vec![layer]);
+    let init = |a: Architecture| SequenceTransformer::init(a, 0.1, 0);
+    refuses("heads", &["layer"], || init(Architecture::constructed(3, vec![Layer { heads: 0, ..layer }])));
+    refuses("key", &["layer"], || init(Architecture::constructed(3, vec![Layer { key: 0, ..layer }])));
+    refuses("width", &["width"], || init(Architecture { width: 5, ..a.clone() }));
+    refuses("output", &["output"], || init(Architecture { output: 0, ..a.clone() }));
+    refuses("clip", &["clip"], || init(Architecture { clip: Some(-1.0), ..a.clone() }));
+    for forget in [0.0, 1.5, NAN] {
+        let mesa = Layer { mixer: Mixer::Mesa { forget }, ..layer };
+        refuses("forgetting", &["forgetting", "(0, 1]"], || init(Architecture::constructed(3, vec![mesa])));
+    }
+    refuses("standard deviation", &["standard deviation"], || SequenceTransformer::init(a.clone(), NAN, 0));
+    refuses("parameters", &["parameters"], || SequenceTransformer::from_values(a.clone(), &[0.0; 3]));
+    refuses("parameters", &["inite"], || {
+        SequenceTransformer::from_values(a.clone(), &vec![f32::NAN; a.parameters()])
+    });
+    let mut model = init(a).unwrap();
+    let tokens = sequences.inputs(TokenKind::Constructed).unwrap();
+    refuses("tokens of other channels", &["tokens"], || model.predict(&sequences.inputs(TokenKind::States)?));
+    refuses("no tokens", &["sequences"], || LaneBatch::<f32>::new(0, 5, 3, &[]));
+    refuses("targets", &["targets"], || model.loss_and_gradient(&tokens, &tokens, None));
+    refuses("weights", &["weights of the tokens", "[6]"], || {
+        model.loss_and_gradient(&tokens, &sequences.targets()?, Some(&[1.0; 5]))
+    });
+    refuses("attention of a linear layer", &["softmax"], || model.attention(&tokens, 0));
+    refuses("layer", &["layer and head"], || model.key_query(1, 0));
+    refuses("head", &["layer and head"], || model.projected_value(0, 2));
+    refuses("lambda of a linear layer", &["ln_lambda"], || model.lambdas(0));
+    refuses("layers", &["layers", "at most 1"], || model.truncated(2));
+    refuses("matrix", &["layer0.query"], || model.matrix("query"));
+    refuses("matrix", &["[8, 12]"], || model.set_matrix("layer0.query", &Matrix::identity(2)));
+
+    refuses("steps", &["at least 1"], || gradient_steps(3, &[]));
+    refuses("step size", &["finite"], || gradient_steps(3, &[INF]));
+    refuses("first guess", &["Φ_0"], || gradient_step(0.1, &Matrix::zeros(2, 3)));
+    refuses("setting", &["linear2"], || InverseSeries::authors("cubic", Pairing::All));
+    refuses("steps", &["at least 1"], || InverseSeries::fitted(0, 1e-3, Pairing::All, &sequences, None));
+    let posterior = |teachers, noise| sequence_losses(&TeacherPosterior { teachers, noise }, &sequences, None);
+    refuses("no teacher", &["teachers", "at least one"], || posterior(vec![], 0.1));
+    refuses("teachers of another dimension", &["teachers", "[3, 3]"], || posterior(vec![Matrix::identity(2)], 0.1));
+    refuses("noise", &["noise"], || posterior(vec![Matrix::identity(3)], 0.0));
+    refuses("inputs of other sequences", &["inputs"], || {
+        let ridge = SequenceLeastSquares { ridge: 0.1, pairing: Pairing::All };
+        predictions(&ridge, &sequences, Some(&task.sample(3, 0)?))
+    });
+    refuses("a step that diverges", &["diverges"], || {
+        let huge = Trajectories::new(1, 4, 1, vec![1e200, 1e200, 1e200, 1e200])?;
+        SequenceGradient::searched(&huge, 3)
+    });
+}

@@ -197,8 +197,12 @@ fn train(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<Pa
     shipment.finish(arrays, manifest, losses, states)
 }
 
-/// The trained networks of checkpoint `id`, each with its linear layers.
-fn load(id: &str, settings: &Settings<'_>) -> Result<Vec<(Trained, Vec<Trained>)>> {
+/// The trained networks of checkpoint `id`, `mesa-linearised` or `mesa-distilled`, each with its linear layers: shipped, or
+/// trained now if the settings ask for it.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn load(id: &str, settings: &Settings<'_>) -> Result<Vec<(Trained, Vec<Trained>)>> {
     let (_, _, pairs) = shipping::entry(catalogue()?, id, |e| e.0)?;
     let checkpoint = shipping::checkpoint(id, settings, train)?;
     let read = |run: &Run| recipes::read_run(&checkpoint, run);
@@ -206,9 +210,14 @@ fn load(id: &str, settings: &Settings<'_>) -> Result<Vec<(Trained, Vec<Trained>)
 }
 
 /// `model` with layer `layer` replaced by the one layer of `linear`.
-fn replaced(model: &SequenceTransformer, layer: usize, linear: &SequenceTransformer) -> Result<SequenceTransformer> {
+///
+/// # Errors
+/// [`Error::Invalid`] for a layer that there is not; [`Error::Shape`] if the layers' shapes differ.
+pub fn replaced(model: &SequenceTransformer, layer: usize, linear: &SequenceTransformer) -> Result<SequenceTransformer> {
     let mut architecture = model.architecture().clone();
-    architecture.layers[layer] = linear.architecture().layers[0];
+    let place = architecture.layers.get_mut(layer).zip(linear.architecture().layers.first());
+    let (place, new) = place.ok_or_else(|| Error::invalid("layer", layer, "one of the model"))?;
+    *place = *new;
     let mut out = SequenceTransformer::from_values(architecture, &model.values::<f32>())?;
     for name in ["query", "key", "value", "out"] {
         out.set_matrix(&format!("layer{layer}.{name}"), &linear.matrix(&format!("layer0.{name}"))?)?;

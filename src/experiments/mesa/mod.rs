@@ -10,7 +10,7 @@ mod kernels;
 pub mod linearised;
 mod observations;
 mod one_layer;
-mod probes;
+pub mod probes;
 pub mod recipes;
 mod reference;
 pub mod sensitivity;
