@@ -834,9 +834,7 @@ fn sequences_and_their_models_refuse_what_they_cannot_use() {
     }
     refuses("standard deviation", &["standard deviation"], || SequenceTransformer::init(a.clone(), NAN, 0));
     refuses("parameters", &["parameters"], || SequenceTransformer::from_values(a.clone(), &[0.0; 3]));
-    refuses("parameters", &["inite"], || {
-        SequenceTransformer::from_values(a.clone(), &vec![f32::NAN; a.parameters()])
-    });
+    refuses("parameters", &["inite"], || SequenceTransformer::from_values(a.clone(), &vec![f32::NAN; a.parameters()]));
     let mut model = init(a).unwrap();
     let tokens = sequences.inputs(TokenKind::Constructed).unwrap();
     refuses("tokens of other channels", &["tokens"], || model.predict(&sequences.inputs(TokenKind::States)?));

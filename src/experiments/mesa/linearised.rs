@@ -213,7 +213,11 @@ pub fn load(id: &str, settings: &Settings<'_>) -> Result<Vec<(Trained, Vec<Train
 ///
 /// # Errors
 /// [`Error::Invalid`] for a layer that there is not; [`Error::Shape`] if the layers' shapes differ.
-pub fn replaced(model: &SequenceTransformer, layer: usize, linear: &SequenceTransformer) -> Result<SequenceTransformer> {
+pub fn replaced(
+    model: &SequenceTransformer,
+    layer: usize,
+    linear: &SequenceTransformer,
+) -> Result<SequenceTransformer> {
     let mut architecture = model.architecture().clone();
     let place = architecture.layers.get_mut(layer).zip(linear.architecture().layers.first());
     let (place, new) = place.ok_or_else(|| Error::invalid("layer", layer, "one of the model"))?;

@@ -4,7 +4,7 @@
 //! deviation of 0.01, losses are Σ_dims (prediction − target)² / 2 at a token. Least squares and the series of Prop. 2 are shown
 //! with all pairs, and with the newest one dropped, as the code does by an off-by-one.
 
-mod beyond;
+pub mod beyond;
 mod depth;
 mod kernels;
 pub mod linearised;
@@ -62,7 +62,6 @@ pub fn experiments() -> Vec<Experiment> {
         one("mesa.fig4d", "Loss at every token, more layers", &["mesa-linear"], depth::tokens),
         one("mesa.fig4e", "Probing for the target", &["mesa-linear"], depth::target),
         one("mesa.fig4f", "Probing for the preconditioned state", &["mesa-linear"], depth::preconditioned),
-        deep("mesa.fig5a", "What linearising a layer costs", &["mesa-linearised"], linearised::dimension),
         deep("mesa.fig5b", "Least squares and kernel against dimension", &[], kernels::dimension),
         deep("mesa.fig6ab", "Probing the softmax transformer", &["mesa-stacks"], stacks::layers),
         deep("mesa.fig6c", "Softmax transformers against Prop. 2", &["mesa-stacks"], stacks::depth),
@@ -71,7 +70,6 @@ pub fn experiments() -> Vec<Experiment> {
         deep("mesa.fig7c", "Non-linear dynamics", &["mesa-nonlinear"], observations::nonlinear),
         one("mesa.fig9", "Weights of six linear layers", &["mesa-linear", "mesa-fixed"], depth::weights),
         one("mesa.fig10", "Weights of a softmax transformer", &["mesa-stacks"], stacks::weights),
-        one("mesa.fig11", "Contracting dynamics", &["mesa-contracting"], depth::contracting),
         one("mesa.fig12", "One fixed teacher: no mesa-optimiser", &["mesa-fixed"], depth::fixed),
         deep("mesa.fig16", "What the first layer depends on, over training", &["mesa-stacks"], stacks::sensitivity),
         deep("mesa.fig19", "Softmax layers and their linear replacements", &["mesa-distilled"], linearised::weights),
@@ -86,13 +84,6 @@ pub fn experiments() -> Vec<Experiment> {
         deep("mesa.fig23", "Sensitivity, non-linear", &["mesa-nonlinear"], observations::nonlinear_sensitivity),
         deep("mesa.fig24", "Probes, partially observed", &["mesa-partial"], observations::partial_layers),
         deep("mesa.fig25", "Probes, non-linear", &["mesa-nonlinear"], observations::nonlinear_layers),
-        deep(
-            "mesa.diversity",
-            "From memorising to learning in context",
-            &["mesa-diversity", "mesa-linear"],
-            beyond::diversity,
-        ),
-        deep("mesa.rules", "Linear attention, delta rule, implicit step, mesa", &["mesa-rules"], beyond::rules),
         deep("mesa.switch", "A teacher that changes", &["mesa-linear"], beyond::switch),
         deep("mesa.paste", "Explicit weights in trained networks", &["mesa-one-layer", "mesa-linear"], beyond::paste),
     ]

@@ -384,7 +384,8 @@ pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
     }
     let figure = Figure::new("mesa.fig21", "Where the state is seen in part, layer 1 binds more observations")
         .caption(format!(
-            "Linear probes of layer 1's output at t = T, held out. Solid: Figure 2A, n = 5. Dashed: {PARTIAL}. One seed."
+            "Linear probes of layer 1's output at t = T, held out. Solid: Figure 2A, n = 5. Dashed: {PARTIAL}. One seed, one \
+             width; the paper has seven widths."
         ))
         .panel(panel);
     Ok(Reproduction { figure, claims, config })
