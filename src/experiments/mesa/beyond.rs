@@ -294,8 +294,7 @@ pub fn paste(settings: &Settings<'_>) -> Result<Reproduction> {
                 .x(Axis::category("layer"))
                 .y(Axis::log("loss over that of the trained network"))
                 .bars(Bars::new("by its blocks", &layers, &pasted).color(Color::ORANGE))
-                .bars(Bars::new("removed", &layers, &removed).color(Color::RED))
-                .hline(1.0, "unchanged"),
+                .bars(Bars::new("removed", &layers, &removed).color(Color::RED)),
         );
     let most = |v: &[f64]| v.iter().copied().fold(0.0, f64::max);
     let claims = Claims::new()
