@@ -9,9 +9,9 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior; kernel regression; ill-conditioned; two-layer networks; sequences of a dynamical system |
+//! | [`tasks`] | where prompts come from: linear regression with any covariance, noise and prior; kernel regression; ill-conditioned; two-layer networks; sequences of a dynamical system; few-shot prompts; text |
 //! | [`algorithms`] | what a model may be running: gradient descent, least squares, Newton, CG, (L-)BFGS, online GD, Chebyshev, heavy ball, GD++, kernel polynomials; functional GD and kernel ridge; at every prefix of a prompt; on sequences, at every token |
-//! | [`models`] | transformers of linear attention, sparse and general, with any activation on the scores, and of GPT-2's kind, stacks of softmax, linear attention and mesa layers, and LSTMs, with dfdx parameters |
+//! | [`models`] | transformers of linear attention, sparse and general, with any activation on the scores, and of GPT-2's kind, stacks of softmax, linear attention and mesa layers, and LSTMs, with dfdx parameters; soft prompts |
 //! | [`ops`] | fused forward and backward passes on the dfdx tape, whole transformers among them; the exact loss over Wishart samples |
 //! | [`compare`] | similarity of errors and of induced weights, best-matching steps with intervals, trends; intervals over seeds |
 //! | [`probe`] | linear probes of hidden states in closed form |
@@ -76,8 +76,8 @@ pub mod prelude {
 
     pub use crate::Error;
     pub use crate::algorithms::sequences::{
-        InverseSeries, Pairing, RecursiveLeastSquares, SequenceAlgorithm, SequenceGradient, SequenceLeastSquares,
-        SoftmaxKernel, orthogonal_floor, sequence_losses,
+        FewShotPairs, InverseSeries, Pairing, RecursiveLeastSquares, SequenceAlgorithm, SequenceGradient,
+        SequenceLeastSquares, SoftmaxKernel, few_shot_losses, orthogonal_floor, sequence_losses,
     };
     pub use crate::algorithms::{
         Algorithm, Examples, FunctionalGradientDescent, GdPlusPlus, GradientDescent, KernelPolynomial, KernelRidge,
@@ -92,7 +92,7 @@ pub mod prelude {
     pub use crate::linalg::Matrix;
     pub use crate::models::{
         GeneralLinearTransformer, Gpt2, Gpt2Config, Init, KernelTransformer, LinearTransformer, Lstm, LstmConfig,
-        Parameters, Parametrisation, Positions, SequenceTransformer,
+        Parameters, Parametrisation, Positions, SequenceTransformer, SoftPrompt,
     };
     pub use crate::ops::attention::{Attention, Weights};
     pub use crate::ops::kernel_prompts::{KernelPrompts, Labels};
@@ -104,8 +104,8 @@ pub mod prelude {
     pub use crate::progress::{Lines, Observer, Silent};
     pub use crate::rng::{self, Rng};
     pub use crate::tasks::{
-        Combination, Covariance, Dynamics, Kernel, KernelRegression, LinearRegression, Profile, Prompts, Sequences,
-        Term, TokenKind, Trajectories, WeightPrior,
+        Combination, Covariance, Dynamics, FewShot, FewShotPrompts, Kernel, KernelRegression, LinearRegression,
+        Profile, Prompt, Prompts, Sequences, Term, TokenKind, Trajectories, WeightPrior,
     };
     pub use crate::train::{
         Adam, AdamConfig, Array, Checkpoint, Clip, Curriculum, History, Muon, MuonConfig, Problem, Ramp, Schedule, Sgd,

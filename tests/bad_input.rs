@@ -14,25 +14,28 @@ use incontext::algorithms::{
 };
 use incontext::compare::{Interval, Measure, Similarity, distance_to_identity, similarity_at};
 use incontext::experiments::pgd::recipes::{self, Protocol, Run};
-use incontext::experiments::{self, Settings, TrainOptions};
+use incontext::experiments::{self, Settings, TrainOptions, mesa};
 use incontext::figure::{Axis, Figure, Heatmap, Line, Panel};
 use incontext::linalg::{Matrix, real_roots, solve};
 use incontext::models::constructions::{Averaging, NewtonConstruction, Signs};
+use incontext::models::soft_prompt::prompt_gradient;
 use incontext::models::{
     GeneralLinearTransformer, Gpt2, Gpt2Config, Init, KernelTransformer, LinearTransformer, Lstm, LstmConfig,
-    Parametrisation,
+    Parametrisation, SoftPrompt,
 };
 use incontext::ops::kernel_prompts::{KernelPrompts, Labels};
 use incontext::ops::kernel_transformer::{Activation, ValueBlock};
 use incontext::ops::linear_attention::{Mask, linear_attention};
 use incontext::ops::linear_transformer::linear_transformer;
+use incontext::ops::sequence_transformer::{Architecture, LaneBatch, cross_entropy};
 use incontext::ops::wishart::GramSamples;
 use incontext::probe::LinearProbe;
 use incontext::progress::{Observer, Report, Silent, line};
 use incontext::rng::{Rng, stream};
+use incontext::tasks::dynamics::Start;
 use incontext::tasks::{
-    Covariance, HiddenUnit, IllConditioned, Kernel, KernelRegression, LinearRegression, Profile, Prompts, Term,
-    TwoLayerNetwork, WeightPrior,
+    Covariance, FewShot, FewShotPrompts, HiddenUnit, IllConditioned, Kernel, KernelRegression, LinearRegression,
+    Profile, Prompt, Prompts, Term, Text, TwoLayerNetwork, WeightPrior, Windows,
 };
 use incontext::train::{
     Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Sgd, SgdConfig, Trainer,
@@ -567,6 +570,58 @@ fn checkpoints() {
     changed.save(&path).unwrap();
     assert!(Checkpoint::load(&path).unwrap().f32("a", &[2, 3]).is_err());
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn few_shot_prompts_and_text() {
+    refuses("dimension", &["dimension", "at least 1"], || FewShot::new(0, 3));
+    refuses("pairs", &["pairs", "at least 1"], || FewShot::new(3, 0));
+    refuses("switch", &["switch", "1 to 3"], || FewShot::switching(3, 4, 4));
+    refuses("switch", &["switch"], || FewShot::switching(3, 4, 0));
+    let task = FewShot::new(3, 4).unwrap();
+    refuses("batch", &["batch"], || task.sample(0, 0));
+    refuses("batch", &["memory"], || task.sample(usize::MAX / 8, 0));
+    refuses("pairs", &["memory"], || FewShot { pairs: usize::MAX, ..task.clone() }.sample(2, 0));
+    refuses("noise", &["noise"], || FewShot { noise: NAN, ..task.clone() }.sample(1, 0));
+    refuses("range", &["range"], || FewShot { inputs: Start::Uniform(INF), ..task.clone() }.sample(1, 0));
+    refuses("values", &["[2, 4, 3]"], || FewShotPrompts::new(2, 4, 3, vec![0.0; 24], vec![0.0; 23]));
+    refuses("values", &["finite"], || FewShotPrompts::new(1, 1, 1, vec![NAN], vec![0.0]));
+    refuses("no prompts", &[], || FewShotPrompts::new(0, 4, 3, vec![], vec![]));
+    let prompts = task.sample(2, 0).unwrap();
+    let prompt = |prefix: usize, eos: usize| Prompt { prefix: vec![0.1; prefix], eos: vec![0.1; eos] };
+    refuses("prefix", &["prefix", "[P, 3]"], || prompts.tokens::<f32>(&prompt(4, 3)));
+    refuses("token after a pair", &["token after a pair", "[3]"], || prompts.targets::<f32>(&prompt(3, 2)));
+    refuses("prefix", &["finite"], || prompts.tokens::<f32>(&Prompt { prefix: vec![INF; 3], eos: vec![] }));
+    refuses("predictions", &["predictions", "[2, 8, 3]"], || prompts.losses(&prompt(0, 0), &[0.0; 5]));
+    refuses("no tokens", &["none 0"], || SoftPrompt::init(0, 3, 0));
+    refuses("tokens", &["memory"], || SoftPrompt::init(usize::MAX, 3, 0));
+    refuses("tokens", &["[2, 3]"], || SoftPrompt::from_values(2, 3, vec![0.0; 5]));
+    refuses("tokens", &["finite"], || SoftPrompt::from_values(1, 1, vec![f32::NAN]));
+    refuses("gradient", &["gradient"], || SoftPrompt::init(1, 3, 0)?.gradients(&[0.0; 2]).map(drop));
+    let other = Architecture { input: 4, width: 4, embed: false, output: 4, layers: vec![], clip: None };
+    refuses("a network of another dimension", &["[batch, tokens, 4]"], || {
+        prompt_gradient::<f64>(&other, &[], &prompts, &prompt(0, 3))
+    });
+    refuses("few-shot network", &["network", "hybrid"], || mesa::few_shot::load("gru", &Settings::default()).map(drop));
+
+    refuses("text", &["alphabet"], || Text::new("*** 123"));
+    refuses("texts", &["texts"], || Text::join([]));
+    let text = Text::new("to be or not to be").unwrap();
+    for (batch, tokens) in [(0, 4), (2, 0), (2, 18), (2, usize::MAX)] {
+        refuses("pieces", &["batch and tokens", "17"], || text.windows(batch, tokens, 0));
+    }
+    refuses("pieces", &["memory"], || text.windows(usize::MAX / 2, 4, 0));
+    refuses("pieces", &["none 0"], || Windows::new(2, 3, vec![0; 7]));
+    refuses("pieces", &["none 0"], || Windows::new(usize::MAX, usize::MAX, vec![]));
+    refuses("characters", &["below"], || Windows::new(1, 1, vec![0, 200]));
+    let windows = text.windows(2, 4, 0).unwrap();
+    refuses("no pieces", &["none 0"], || windows.first(0));
+    refuses("logits", &["logits", "[2, 4, "], || windows.losses(&[0.0; 3]));
+    refuses("language model", &["network", "mesa1"], || mesa::language::architecture("rnn"));
+    refuses("targets", &["targets"], || {
+        let batch = LaneBatch::<f64>::new(1, 2, 4, &[0.0; 8])?;
+        cross_entropy(&other, &[], &batch, &LaneBatch::new(1, 2, 3, &[0.0; 6])?)
+    });
 }
 
 #[test]

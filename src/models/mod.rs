@@ -9,6 +9,7 @@ pub mod lstm;
 pub mod pretrained;
 pub mod sequence_model;
 pub mod sequence_transformer;
+pub mod soft_prompt;
 
 pub use general_linear_transformer::GeneralLinearTransformer;
 pub use gpt2::{Gpt2, Gpt2Config, Init, Positions};
@@ -17,6 +18,7 @@ pub use linear_transformer::{LinearTransformer, Parametrisation};
 pub use lstm::{Lstm, LstmConfig};
 pub use sequence_model::SequenceModel;
 pub use sequence_transformer::SequenceTransformer;
+pub use soft_prompt::SoftPrompt;
 
 use dfdx::prelude::*;
 

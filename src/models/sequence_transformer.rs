@@ -8,7 +8,7 @@ use crate::error::all_finite;
 use crate::linalg::Matrix;
 use crate::ops::lane_products::OnLanes;
 use crate::ops::sequence_transformer::{
-    Architecture, LaneBatch, Layer, Mixer, Slot, attention, predict, residuals, squared_loss,
+    Architecture, LaneBatch, Layer, Mixer, Slope, Slot, attention, cross_entropy, predict, residuals, squared_loss,
 };
 use crate::rng::stream;
 use crate::{Error, Result};
@@ -216,7 +216,22 @@ impl SequenceTransformer {
         targets: &LaneBatch<f32>,
         weights: Option<&[f64]>,
     ) -> Result<(f64, Gradients<f32, Cpu>)> {
-        let slope = squared_loss(&self.architecture, &self.values(), tokens, targets, weights)?;
+        self.gradients(squared_loss(&self.architecture, &self.values(), tokens, targets, weights)?)
+    }
+
+    /// The cross-entropy of the predictions as logits, in nats a token, and its gradients; targets are distributions.
+    ///
+    /// # Errors
+    /// As [`cross_entropy`].
+    pub fn cross_entropy_and_gradient(
+        &self,
+        tokens: &LaneBatch<f32>,
+        targets: &LaneBatch<f32>,
+    ) -> Result<(f64, Gradients<f32, Cpu>)> {
+        self.gradients(cross_entropy(&self.architecture, &self.values(), tokens, targets)?)
+    }
+
+    fn gradients(&self, slope: Slope<f32>) -> Result<(f64, Gradients<f32, Cpu>)> {
         let mut gradients = Gradients::leaky();
         for (slot, tensor) in self.slots.iter().zip(&self.tensors) {
             let into = gradients.get_or_alloc_mut(tensor).map_err(|e| Error::numerical("gradient", e.to_string()))?;

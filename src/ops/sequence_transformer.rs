@@ -78,15 +78,19 @@ pub struct Layer {
     /// Whether queries and keys are scaled to norm 1.
     #[serde(default)]
     pub unit: bool,
+    /// Whether a token's key is made of the token before it (the first one's is 0): what a copying layer below would bring
+    /// about, hard-coded (`mesa` Fig. 26).
+    #[serde(default)]
+    pub shift: bool,
     /// Hidden width of the MLP; none if `None`.
     #[serde(default)]
     pub mlp: Option<usize>,
 }
 
 impl Layer {
-    /// A plain layer: no positions, no unit keys, no MLP.
+    /// A plain layer: no positions, no unit keys, no shift, no MLP.
     pub fn new(mixer: Mixer, heads: usize, key: usize) -> Self {
-        Layer { mixer, heads, key, positions: false, unit: false, mlp: None }
+        Layer { mixer, heads, key, positions: false, unit: false, shift: false, mlp: None }
     }
 
     fn channels(&self) -> usize {
@@ -416,6 +420,51 @@ pub fn squared_loss<T: OnLanes>(
                 let difference = p.0[lane] - y.0[lane];
                 g.0[lane] = T::of(w) * difference;
                 loss += 0.5 * w * difference.f64().powi(2);
+            }
+        }
+        loss
+    })
+}
+
+/// The mean over batch and tokens of the cross-entropy −Σ_c target_c ln softmax(prediction)_c, in nats, with its gradients
+/// in the parameters and the tokens. Targets are distributions over the output channels: unit vectors for a language model.
+///
+/// # Errors
+/// As [`predict`]; [`Error::Shape`] unless the targets are `[batch, tokens, output]`.
+pub fn cross_entropy<T: OnLanes>(
+    a: &Architecture,
+    parameters: &[T],
+    tokens: &LaneBatch<T>,
+    targets: &LaneBatch<T>,
+) -> Result<Slope<T>> {
+    let [batch, length, _] = tokens.shape();
+    let weight = 1.0 / (batch * length) as f64;
+    pull(a, parameters, tokens, targets, |present, prediction, target, gradient| {
+        let mut loss = 0.0;
+        let rows = prediction.chunks(a.output).zip(target.chunks(a.output)).zip(gradient.chunks_mut(a.output));
+        for ((logits, target), gradient) in rows {
+            let mut most = logits[0];
+            for lanes in logits {
+                for lane in 0..LANES {
+                    if lanes.0[lane] > most.0[lane] {
+                        most.0[lane] = lanes.0[lane];
+                    }
+                }
+            }
+            let mut sum = Lanes::<T>::zero();
+            for (lanes, g) in logits.iter().zip(gradient.iter_mut()) {
+                for lane in 0..LANES {
+                    g.0[lane] = (lanes.0[lane] - most.0[lane]).exp();
+                    sum.0[lane] += g.0[lane];
+                }
+            }
+            let logarithms: Vec<f64> = sum.0.iter().zip(&most.0).map(|(s, m)| s.f64().ln() + m.f64()).collect();
+            for ((logits, y), g) in logits.iter().zip(target).zip(gradient) {
+                for (lane, logarithm) in logarithms.iter().enumerate().take(present) {
+                    g.0[lane] = T::of(weight) * (g.0[lane] / sum.0[lane] - y.0[lane]);
+                    loss += weight * y.0[lane].f64() * (logarithm - logits.0[lane].f64());
+                }
+                g.0[present..].fill(T::default());
             }
         }
         loss
@@ -898,7 +947,9 @@ impl<'a, T: OnLanes> Pass<'a, T> {
                 let into = (&mut *dq, &mut *dk, &mut *dv);
                 let (q, k, v) = (&store.q, &store.k, &store.v);
                 let slope = match layer.mixer {
-                    Mixer::Delta { implicit } => delta_rule::backward(&head, q, k, v, scalar, implicit, de, work, into),
+                    Mixer::Delta { implicit } => {
+                        delta_rule::backward(&head, q, k, v, scalar, implicit, de, work, into)
+                    }
                     mixer => mesa_layer::backward(&head, q, k, v, scalar, T::of(mixer.forget()), de, work, into),
                 };
                 sum[at.scalar + h] += T::of(scalar.f64() * slope.sum());
@@ -918,6 +969,10 @@ impl<'a, T: OnLanes> Pass<'a, T> {
         if layer.unit {
             unit_adjoint(layer.key, &store.q, &store.q_norm, dq);
             unit_adjoint(layer.key, &store.k, &store.k_norm, dk);
+        }
+        if layer.shift {
+            dk.copy_within(channels.., 0);
+            dk[(n - 1) * channels..].fill(Lanes::zero());
         }
         let x = &self.x[l];
         let seen = if layer.positions { &store.placed } else { x };
@@ -956,6 +1011,10 @@ fn layer_forward<T: OnLanes>(
     linear::<T, false>((n, channels, from), &p[at.q..][..channels * from], (seen, from), &mut store.q);
     linear::<T, false>((n, channels, from), &p[at.k..][..channels * from], (seen, from), &mut store.k);
     linear::<T, false>((n, channels, width), &p[at.v..][..channels * width], (x, width), &mut store.v);
+    if layer.shift {
+        store.k.copy_within(..(n - 1) * channels, channels);
+        store.k[..channels].fill(Lanes::zero());
+    }
     if layer.unit {
         unit(layer.key, &mut store.q, &mut store.q_norm);
         unit(layer.key, &mut store.k, &mut store.k_norm);

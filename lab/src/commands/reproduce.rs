@@ -13,6 +13,7 @@ use super::{results_folder, settings};
 use crate::bars::Bars;
 use crate::export::{self, Card, Made};
 use crate::house::House;
+use crate::setup;
 use crate::trouble::{Outcome, Trouble};
 
 /// Which figures, and how.
@@ -42,6 +43,10 @@ pub struct Options {
 pub fn run(house: &House, options: &Options) -> Outcome<u8> {
     let wanted = if options.ids.is_empty() { vec!["all".to_string()] } else { options.ids.clone() };
     let chosen = experiments::select(&wanted)?;
+    if options.from_scratch {
+        let checkpoints: Vec<&str> = chosen.iter().flat_map(|e| e.checkpoints).copied().collect();
+        setup::texts::ensure_for(house, &checkpoints)?;
+    }
     let out = results_folder(&options.out)?;
     let bars = Bars::new(false)?;
     let settings = Settings {

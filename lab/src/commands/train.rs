@@ -8,6 +8,7 @@ use incontext::experiments::{self, TrainOptions};
 use super::{results_folder, settings};
 use crate::bars::Bars;
 use crate::house::House;
+use crate::setup;
 use crate::trouble::{Outcome, Trouble};
 
 /// What to train, and how.
@@ -37,6 +38,7 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
         return Ok(0);
     };
     let recipe = experiments::recipe(id)?;
+    setup::texts::ensure_for(house, &[id])?;
     let out = options.out.as_deref().map(results_folder).transpose()?;
     let bars = Bars::new(false)?;
     let how = TrainOptions { resume: options.resume, seed: options.seed, out };

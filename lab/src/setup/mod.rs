@@ -12,6 +12,7 @@ pub mod pins;
 pub mod python;
 pub mod rust;
 pub mod rust_src;
+pub mod texts;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -3,12 +3,14 @@
 //! At token t the pairs (z_i → s_{i+1}), i < t, are known and s_{t+1} is predicted from z_t. z is s itself, or features of
 //! it. One file an algorithm, one trait.
 
+pub mod few_shot;
 pub mod gradient;
 pub mod kernel;
 pub mod least_squares;
 pub mod posterior;
 pub mod series;
 
+pub use few_shot::{FewShotPairs, few_shot_losses};
 pub use gradient::SequenceGradient;
 pub use kernel::SoftmaxKernel;
 pub use least_squares::{RecursiveLeastSquares, SequenceLeastSquares};

@@ -6,7 +6,9 @@
 
 pub mod beyond;
 mod depth;
+pub mod few_shot;
 mod kernels;
+pub mod language;
 pub mod linearised;
 mod observations;
 mod one_layer;
@@ -22,7 +24,7 @@ use crate::Result;
 
 /// The trainings behind the figures.
 pub fn recipes() -> Vec<Recipe> {
-    [recipes::recipes(), linearised::recipes()].concat()
+    [recipes::recipes(), linearised::recipes(), few_shot::recipes(), language::recipes()].concat()
 }
 
 /// What figures of partially observed dynamics compare.

