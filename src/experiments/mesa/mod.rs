@@ -87,6 +87,7 @@ pub fn experiments() -> Vec<Experiment> {
         deep("mesa.fig23", "Sensitivity, non-linear", &["mesa-nonlinear"], observations::nonlinear_sensitivity),
         deep("mesa.fig24", "Probes, partially observed", &["mesa-partial"], observations::partial_layers),
         deep("mesa.fig25", "Probes, non-linear", &["mesa-nonlinear"], observations::nonlinear_layers),
+        deep("mesa.rules", "Linear attention, delta rule, implicit step, mesa", &["mesa-rules"], beyond::rules),
         deep("mesa.switch", "A teacher that changes", &["mesa-linear"], beyond::switch),
         deep("mesa.paste", "Explicit weights in trained networks", &["mesa-one-layer", "mesa-linear"], beyond::paste),
     ]
