@@ -602,7 +602,6 @@ fn few_shot_prompts_and_text() {
     refuses("a network of another dimension", &["[batch, tokens, 4]"], || {
         prompt_gradient::<f64>(&other, &[], &prompts, &prompt(0, 3))
     });
-    refuses("few-shot network", &["network", "hybrid"], || mesa::few_shot::load("gru", &Settings::default()).map(drop));
 
     refuses("text", &["alphabet"], || Text::new("*** 123"));
     refuses("texts", &["texts"], || Text::join([]));

@@ -947,9 +947,7 @@ impl<'a, T: OnLanes> Pass<'a, T> {
                 let into = (&mut *dq, &mut *dk, &mut *dv);
                 let (q, k, v) = (&store.q, &store.k, &store.v);
                 let slope = match layer.mixer {
-                    Mixer::Delta { implicit } => {
-                        delta_rule::backward(&head, q, k, v, scalar, implicit, de, work, into)
-                    }
+                    Mixer::Delta { implicit } => delta_rule::backward(&head, q, k, v, scalar, implicit, de, work, into),
                     mixer => mesa_layer::backward(&head, q, k, v, scalar, T::of(mixer.forget()), de, work, into),
                 };
                 sum[at.scalar + h] += T::of(scalar.f64() * slope.sum());

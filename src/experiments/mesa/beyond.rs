@@ -207,9 +207,9 @@ pub fn switch(settings: &Settings<'_>) -> Result<Reproduction> {
         )
         .at_least(
             "mesa.switch.layer",
-            "30 tokens later the layer is better with a γ below 1: no forgetting over the best γ",
+            "30 tokens later the layer is far better with a γ below 1: no forgetting over the best γ",
             ends[0][2] / best,
-            1.0,
+            2.0,
         )
         .at_least(
             "mesa.switch.filter",
@@ -309,7 +309,7 @@ pub fn paste(settings: &Settings<'_>) -> Result<Reproduction> {
             "mesa.paste.removed",
             "without it the network is worse (least ratio over layers)",
             removed.iter().copied().fold(f64::INFINITY, f64::min),
-            1.0,
+            1.1,
         )
         .at_most(
             "mesa.paste.steps",
