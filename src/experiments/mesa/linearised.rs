@@ -299,7 +299,7 @@ pub fn weights(settings: &Settings<'_>) -> Result<Reproduction> {
     let networks = load("mesa-distilled", settings)?;
     let (run, linear) = networks.first().ok_or_else(|| Error::invalid("networks", 0, "at least 1"))?;
     let mut figure =
-        Figure::new("mesa.fig19", "A softmax layer and its linear replacement have the same weights").columns(4);
+        Figure::new("mesa.fig19", "The weights of a softmax layer and of its linear replacement").columns(4);
     let (mut cosines, mut names) = (Vec::new(), Vec::new());
     let all = weights::products(&run.model)?;
     for (l, linear) in linear.iter().enumerate() {
