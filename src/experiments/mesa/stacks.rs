@@ -140,8 +140,7 @@ fn diagonal(model: &SequenceTransformer) -> Result<Vec<f64>> {
 pub fn weights(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("mesa-stacks", |n| n == "tf", settings)?;
     let run = of(&runs, "tf")?[0];
-    let mut figure =
-        Figure::new("mesa.fig10", "The weights of a softmax transformer: diagonals in some heads").columns(4);
+    let mut figure = Figure::new("mesa.fig10", "The weights of a softmax transformer").columns(4);
     let all = products(&run.model)?;
     for l in [0, 1, 3] {
         for (h, [kq, pv]) in all[l].iter().enumerate().take(2) {
