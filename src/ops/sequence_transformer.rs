@@ -578,7 +578,7 @@ struct Pass<'a, T> {
     layers: Vec<Store<T>>,
     scores: Vec<Lanes<T>>,
     slopes: Vec<Lanes<T>>,
-    /// Gradients in a layer's o, q, k and v.
+    /// Gradients in a layer's o, q, k and v: every layer's backward pass writes all of its channels.
     adjoints: [Vec<Lanes<T>>; 4],
     prediction: Vec<Lanes<T>>,
     places: Vec<T>,
@@ -935,11 +935,6 @@ impl<'a, T: OnLanes> Pass<'a, T> {
         linear_weights(out, dx, &store.o, &mut sum[at.o..]);
         linear_adjoint::<T, false>(out, channels, &p[at.o..][..width * channels], dx, de);
         let mut work = layer.mixer.scalar().map(|_| Workspace::new(n, layer.key));
-        if work.is_some() {
-            for d in [&mut *dq, dk, dv] {
-                d.fill(Lanes::zero());
-            }
-        }
         for h in 0..layer.heads {
             let head = Head { tokens: n, key: layer.key, at: h * layer.key, stride: channels };
             if let Some(work) = &mut work {

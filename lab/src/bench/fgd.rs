@@ -10,9 +10,9 @@ use incontext::models::KernelTransformer;
 use incontext::ops::kernel_prompts::{KernelPrompts, Labels};
 use incontext::ops::kernel_transformer::{Activation, ValueBlock};
 use incontext::train::{Adam, Optimizer};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::peer::Peer;
+use super::peer::{Peer, same_losses};
 use super::step::{RUN, repeated};
 use super::{Row, median, show};
 use crate::bars::Step;
@@ -123,7 +123,6 @@ fn agreement(
         "layers": model.layers(), "heads": heads.iter().map(Activation::name).collect::<Vec<_>>(), "steps": CHECK_STEPS,
     } });
     let answer = peer.ask(&order)?;
-    let theirs: Vec<f64> = answer["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
     let (mut model, mut adam) = (model.clone(), adam(heads)?);
     let mut ours = Vec::new();
     for _ in 0..CHECK_STEPS {
@@ -131,9 +130,5 @@ fn agreement(
         adam.update(&mut model, &gradients).map_err(|error| Trouble::new(format!("Adam: {error}")))?;
         ours.push(loss);
     }
-    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max);
-    if theirs.len() == CHECK_STEPS && worst <= TOLERANCE {
-        return Ok(worst);
-    }
-    Err(Trouble::new(format!("the peer does not compute the same step: losses {theirs:?}, ours {ours:?}")))
+    same_losses(&answer, &ours, TOLERANCE)
 }

@@ -84,3 +84,16 @@ impl Drop for Peer {
         let _ = self.child.wait();
     }
 }
+
+/// The greatest relative difference of our losses from those that a peer answered, for the same steps on the same data.
+///
+/// # Errors
+/// If there are not as many, or they differ by more than `tolerance`: the sides do not compute the same.
+pub fn same_losses(answer: &Value, ours: &[f64], tolerance: f64) -> Outcome<f64> {
+    let theirs: Vec<f64> = answer["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max);
+    if theirs.len() == ours.len() && worst <= tolerance {
+        return Ok(worst);
+    }
+    Err(Trouble::new(format!("the peer does not compute the same step: losses {theirs:?}, ours {ours:?}")))
+}

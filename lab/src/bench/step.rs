@@ -14,10 +14,10 @@ use incontext::models::{LinearTransformer, Parametrisation};
 use incontext::ops::moments::Moments;
 use incontext::tasks::{Covariance, LinearRegression, WeightPrior};
 use incontext::train::{Adam, Optimizer};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::floor::{Machine, peak_mb};
-use super::peer::Peer;
+use super::peer::{Peer, same_losses};
 use super::{Row, median, show};
 use crate::bars::Step;
 use crate::house::House;
@@ -275,14 +275,9 @@ fn agreement(protocol: &Protocol, peer: &mut Peer) -> Outcome<f64> {
         "steps": CHECK_STEPS,
     } });
     let answer = peer.ask(&order)?;
-    let theirs: Vec<f64> = answer["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
     let mut training = Training::new(protocol, model, prompts.moments())?;
     let ours: Vec<f64> = (0..CHECK_STEPS).map(|_| training.step()).collect::<Outcome<_>>()?;
-    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max);
-    if theirs.len() == CHECK_STEPS && worst <= TOLERANCE {
-        return Ok(worst);
-    }
-    Err(Trouble::new(format!("the peer does not compute the same step: losses {theirs:?}, ours {ours:?}")))
+    same_losses(&answer, &ours, TOLERANCE)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use incontext::train::{Adam, AdamConfig, Clip, Optimizer};
 use serde_json::{Value, json};
 
 use super::floor::{Machine, peak_mb};
-use super::peer::Peer;
+use super::peer::{Peer, same_losses};
 use super::{Row, median, show};
 use crate::bars::Step;
 use crate::house::House;
@@ -396,13 +396,8 @@ fn agreement(case: &Case, peer: &mut Peer) -> Outcome<f64> {
         "targets": sequences.targets(), "batch": sequences.batch(), "steps": CHECK_STEPS,
     } });
     let answer = peer.ask(&order)?;
-    let theirs: Vec<f64> = answer["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
     let ours: Vec<f64> = (0..CHECK_STEPS).map(|_| training.step(&sequences)).collect::<Outcome<_>>()?;
-    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max);
-    if theirs.len() == CHECK_STEPS && worst <= TOLERANCE {
-        return Ok(worst);
-    }
-    Err(Trouble::new(format!("the peer does not compute the same step: losses {theirs:?}, ours {ours:?}")))
+    same_losses(&answer, &ours, TOLERANCE)
 }
 
 /// How a step's time grows with batch, layers and tokens: fitted exponents, beside those of the operations.
