@@ -14,7 +14,7 @@ use incontext::tasks::{Covariance, LinearRegression, Sequences, WeightPrior};
 use incontext::train::{Adam, AdamConfig, Clip, Optimizer};
 use serde_json::{Value, json};
 
-use super::floor::{Machine, peak_mb};
+use super::floor::{flops, peak_mb};
 use super::peer::{Peer, same_losses};
 use super::{Row, median, show};
 use crate::bars::Step;
@@ -267,33 +267,32 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
     // Two processes, so that each keeps its model between the alternating runs.
     let mut eager = if options.peers { Some(start()?) } else { None };
     let mut compiled = if options.peers && !options.eager_only { Some(start()?) } else { None };
-    let machine = Machine::measure();
-    let (mut rows, mut notes) = (Vec::new(), Vec::new());
-    notes.push(format!(
-        "\nThe machine's arithmetic: {:.0} GFLOP/s in f32, measured with {} threads.",
-        machine.flops / 1e9,
-        machine.threads
-    ));
+    let (mut rows, mut notes) = (Vec::new(), vec![String::new()]);
     for case in &chosen {
         let step = Step::start(&format!("Training steps of {}", case.name));
         let agreement = eager.as_mut().map(|peer| agreement(case, peer)).transpose()?;
-        let [ours, eager_ms, compiled_ms] = measure(case, options.runs, [eager.as_mut(), compiled.as_mut()])?;
+        let ([ours, eager_ms, compiled_ms], peak) = measure(case, options.runs, [eager.as_mut(), compiled.as_mut()])?;
         let row = |name: String, peer_ms, goal| Row { name, ours_ms: ours, peer_ms, goal, goal_ms: None };
         rows.push(row(case.name.into(), eager_ms.is_finite().then_some(eager_ms), case.goals[0]));
         if compiled_ms.is_finite() {
             rows.push(row(format!("{}, torch.compile", case.name), Some(compiled_ms), case.goals[1]));
         }
-        let share = case.operations() / machine.flops / (1e-3 * ours);
+        let floor_ms = 1e3 * case.operations() / peak;
+        let share = floor_ms / ours;
         let verdict = case.share.map_or(String::new(), |least| {
             let word = if share >= least { "reached" } else { "MISSED" };
             format!(" (goal {:.0} %: {word})", 100.0 * least)
         });
+        // What the best program could be: at the peak throughout, with nothing besides the model's operations.
+        let limit = eager_ms.is_finite().then(|| format!("; {:.1}x eager at most", eager_ms / floor_ms));
         let words = agreement.map_or(String::new(), |a| format!("; losses as PyTorch's to {a:.0e}"));
         let flop = case.operations() / 1e9;
         notes.push(format!(
-            "  {:9}  {flop:6.2} GFLOP a step: {:.0} % of the arithmetic peak{verdict}{words}",
+            "  {:9}  {flop:6.2} GFLOP a step: {:.0} % of the arithmetic peak of {:.0} GFLOP/s{verdict}{}{words}",
             case.name,
-            100.0 * share
+            100.0 * share,
+            peak / 1e9,
+            limit.unwrap_or_default()
         ));
         step.done();
     }
@@ -320,8 +319,9 @@ fn wanted(options: &Options, name: &str) -> bool {
     options.only.is_empty() || options.only.iter().any(|only| only == name)
 }
 
-/// Milliseconds of a step: ours, eager PyTorch's, torch.compile's; NaN for a peer that is not there.
-fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2]) -> Outcome<[f64; 3]> {
+/// Milliseconds of a step: ours, eager PyTorch's, torch.compile's, NaN for a peer that is not there; and the rate of arithmetic
+/// that the machine had beside our runs, operations a second.
+fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2]) -> Outcome<([f64; 3], f64)> {
     let task = case.task()?;
     let mut training = case.training()?;
     let mut seed = 0;
@@ -339,7 +339,9 @@ fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2]) -> Outcome<[f6
         }
     }
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    let mut peaks = Vec::new();
     for _ in 0..runs {
+        peaks.push(flops());
         let (start, mut count) = (Instant::now(), 0u32);
         while count == 0 || start.elapsed() < RUN {
             step(&mut *training)?;
@@ -352,7 +354,7 @@ fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2]) -> Outcome<[f6
             }
         }
     }
-    Ok(times.map(|t| median(&t)))
+    Ok((times.map(|t| median(&t)), median(&peaks)))
 }
 
 /// The least share of its speed that a step has in a notebook.
@@ -366,9 +368,9 @@ fn in_a_cell(house: &House, runs: u32) -> Outcome<String> {
     let case = cases().swap_remove(0);
     let mut ratios = Vec::new();
     for _ in 0..runs {
-        let before = measure(&case, 1, [None, None])?[0];
+        let before = measure(&case, 1, [None, None])?.0[0];
         let cell = notebook.milliseconds(&json!({ "steps": { "seconds": RUN.as_secs_f64() } }))?;
-        let after = measure(&case, 1, [None, None])?[0];
+        let after = measure(&case, 1, [None, None])?.0[0];
         ratios.push(0.5 * (before + after) / cell);
     }
     let share = median(&ratios);
@@ -417,7 +419,7 @@ fn growth(runs: u32) -> Outcome<Vec<String>> {
         let cases = [1, 2, 4].map(|factor| scaled(what, factor));
         let mut times = Vec::new();
         for case in &cases {
-            times.push(measure(case, runs, [None, None])?[0]);
+            times.push(measure(case, runs, [None, None])?.0[0]);
         }
         let operations: Vec<f64> = cases.iter().map(Case::operations).collect();
         notes.push(format!(

@@ -30,18 +30,23 @@ impl SequenceAlgorithm for TeacherPosterior {
         if !(self.noise.is_finite() && self.noise > 0.0) {
             return Err(Error::invalid("noise of the posterior", self.noise, "a positive finite number"));
         }
+        // One product for all teachers: their rows, one below the other.
+        let rows = self.teachers.iter().flat_map(|w| w.as_slice()).copied().collect();
+        let stacked = Matrix::from_vec(self.teachers.len() * n, pairs.input_dim, rows)?;
         let mut energy = vec![0.0_f64; self.teachers.len()];
         let mut out = Vec::with_capacity(pairs.tokens() * n);
         for t in 0..pairs.tokens() {
-            let images: Vec<Vec<f64>> = self.teachers.iter().map(|w| w.mul_vec(pairs.input(t))).collect();
+            let images = stacked.mul_vec(pairs.input(t));
             let least = energy.iter().copied().fold(f64::INFINITY, f64::min);
-            let weights: Vec<f64> = energy.iter().map(|e| (least - e).exp()).collect();
-            let sum: f64 = weights.iter().sum();
-            out.extend((0..n).map(|c| images.iter().zip(&weights).map(|(p, w)| w * p[c]).sum::<f64>() / sum));
-            for (e, image) in energy.iter_mut().zip(&images) {
+            let (mut sum, mut prediction) = (0.0, vec![0.0; n]);
+            for (image, e) in images.chunks(n).zip(&mut energy) {
+                let weight = (least - *e).exp();
+                sum += weight;
+                prediction.iter_mut().zip(image).for_each(|(p, v)| *p += weight * v);
                 let square: f64 = image.iter().zip(pairs.state(t + 1)).map(|(p, s)| (p - s).powi(2)).sum();
                 *e += square / (2.0 * self.noise * self.noise);
             }
+            out.extend(prediction.iter().map(|p| p / sum));
         }
         Ok(out)
     }

@@ -56,11 +56,9 @@ pub fn with_products(model: &SequenceTransformer, products: &Products) -> Result
     let a = model.architecture();
     let width = a.width;
     let layers = a.layers.iter().map(|l| Layer { key: width, ..*l }).collect();
-    let mut values = vec![0.0_f32; Architecture { layers, ..a.clone() }.parameters()];
-    let layers = a.layers.iter().map(|l| Layer { key: width, ..*l }).collect();
     let wide = Architecture { layers, ..a.clone() };
-    values.fill(0.0);
-    let mut out = SequenceTransformer::from_values(wide, &values)?;
+    let zeros = vec![0.0_f32; wide.parameters()];
+    let mut out = SequenceTransformer::from_values(wide, &zeros)?;
     for (l, heads) in products.iter().enumerate() {
         let channels = heads.len() * width;
         let of = |c: usize, j: usize, which: usize| {
