@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::analysis::test_prompts;
-use super::matching::{CONJUGATE, DESCENT, MODEL, NEWTON};
+use super::heat_maps::{Matches, newton_steps};
+use super::matching::{CONJUGATE, DESCENT, Layers, MODEL, NEWTON, Trend, first, path_panel};
 use super::{paper_scale, recipes};
 use crate::algorithms::{
     Algorithm, Chebyshev, ConjugateGradient, Ends, GradientDescent, HeavyBall, IterativeNewton, LeastSquares,
@@ -382,4 +383,59 @@ pub fn query_linearity(settings: &Settings<'_>) -> Result<Reproduction> {
             0.9,
         );
     Ok(Reproduction { figure, claims, config: json!({ "checkpoint": "newton-s", "c": scales, "slopes": curves }) })
+}
+
+/// Softmax, linear and ReLU attention in the same transformer: how fast are their layers in Newton steps?
+///
+/// A layer of linear attention maps statistics of degree p to at most 3p + 1, which is log₂ 3 Newton steps; what is faster
+/// owes it to the softmax or to the MLPs.
+///
+/// # Errors
+/// As [`Layers::load`].
+pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
+    let mut networks: Vec<Layers> = Layers::load("newton-s", settings)?.into_iter().take(1).collect();
+    networks.iter_mut().for_each(|l| l.name = "softmax".to_owned());
+    for mut network in Layers::load("newton-s-attention", settings)? {
+        network.name.truncate(network.name.find('.').unwrap_or(network.name.len()));
+        networks.push(network);
+    }
+    let matches = Matches::of(networks, newton_steps(), false, settings, |l| Box::new(l.rivals.newton.clone()))?;
+    let at = first(&matches.networks)?.prompts.context();
+    let mut errors = Panel::new("error after 2d examples").x(Axis::linear("layer")).y(Axis::log("squared error / d"));
+    for network in &matches.networks {
+        let y = network.errors.iter().map(|e| e[at]);
+        errors = errors.line(Line::new(&network.name, network.numbers(), y).markers());
+    }
+    let trends: Vec<(String, &Trend)> = matches.networks.iter().map(|l| l.name.clone()).zip(&matches.trends).collect();
+    let figure = Figure::new("newton.attention", "Linear, ReLU and softmax attention at equal depth")
+        .caption(
+            "Three transformers of 8 layers, d = 5, n = 10, trained alike, which differ in the weights of their attention: softmax; \
+             scores divided by the number of tokens; their positive part, divided by it. Layer norm and MLPs are the same.",
+        )
+        .columns(2)
+        .panel(errors)
+        .panel(path_panel("best-matching Newton steps", &trends, &matches.steps, false));
+    let last = |l: &Layers| l.errors[l.count() - 1][at];
+    let softmax = last(first(&matches.networks)?);
+    let mut claims = Claims::new();
+    for (network, trend) in matches.networks.iter().zip(&matches.trends) {
+        let id = format!("newton.attention.{}", network.name);
+        let name = &network.name;
+        claims = claims.at_least(
+            format!("{id}.fast"),
+            format!("{name} attention: Newton steps a layer exceed the log2 3 of a bare linear layer"),
+            trend.fit.slope,
+            3f64.log2(),
+        );
+        if name != "softmax" {
+            claims = claims.at_most(
+                format!("{id}.error"),
+                format!("{name} attention: error of the last layer over that with softmax"),
+                last(network) / softmax,
+                3.0,
+            );
+        }
+    }
+    let config = json!({ "checkpoint": "newton-s-attention", "newton": matches.describe() });
+    Ok(Reproduction { figure, claims, config })
 }

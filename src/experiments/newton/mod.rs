@@ -62,6 +62,7 @@ pub fn experiments() -> Vec<Experiment> {
         figure("newton.fig18", "Ill-conditioned data: BFGS and L-BFGS", SKEW, ILL, quasi_newton::fig18),
         figure("newton.fig19", "Noisy labels", MATCHING, &["newton-s-noisy"], variants::fig19),
         figure("newton.fig20", "Two-layer ReLU networks", MATCHING, &["newton-relu"], variants::fig20),
+        figure("newton.fig21", "Two-layer tanh networks", MATCHING, &["newton-tanh"], variants::fig21),
         figure("newton.fig22", "One head a layer", MATCHING, ONE_HEAD, heat_maps::fig22),
         figure("newton.fig23", "One head a layer: induced weights", MATCHING, ONE_HEAD, induced::fig23),
         figure("newton.fig24", "Twice the layers", MATCHING, DEEP, variants::fig24),

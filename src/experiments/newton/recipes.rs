@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::experiments::shipping::{self, Shipment};
 use crate::experiments::{Recipe, Settings, TrainOptions};
 use crate::models::{Gpt2, Gpt2Config, Init, Lstm, LstmConfig, Parameter, Parameters, Positions};
+use crate::ops::attention::{Attention, Weights};
 use crate::tasks::{
     Covariance, HiddenUnit, IllConditioned, LinearRegression, Prompts, Sequences, TwoLayerNetwork, WeightPrior,
 };
@@ -309,12 +310,21 @@ fn one_head(width: usize) -> Protocol {
 
 /// S with 16 layers.
 fn deep() -> Protocol {
-    Protocol { model: transformer(5, 10, 16, 32, 4), ..short() }
+    Protocol { model: transformer(5, 10, 16, 32, 4), ..small() }
 }
 
 /// S with noisy labels.
 fn small_noisy(noise: f64) -> Protocol {
-    Protocol { task: Task::Linear { noise }, ..short() }
+    Protocol { task: Task::Linear { noise }, ..small() }
+}
+
+/// S with other weights of attention; those that are no softmax are averaged over the tokens.
+fn attending(weights: Weights) -> Protocol {
+    let mut protocol = small();
+    if let Architecture::Gpt2(config) = &mut protocol.model {
+        config.attention = Attention { weights, averaged: true, ..config.attention };
+    }
+    protocol
 }
 
 /// S on ill-conditioned data, twice as long: after 12,000 steps its error is five times the one that gradient descent has
@@ -377,6 +387,8 @@ pub fn catalogue() -> Vec<(&'static str, &'static str, Vec<Run>)> {
     let seeds = |protocol: Protocol, seeds: u64| -> Vec<Run> {
         (0..seeds).map(|seed| Run { name: format!("s{seed}"), protocol: protocol.clone(), seed }).collect()
     };
+    let attention =
+        |(name, weights): (&str, Weights)| Run { name: format!("{name}.s0"), protocol: attending(weights), seed: 0 };
     let width = |w: usize| Run { name: format!("w{w}.s0"), protocol: one_head(w), seed: 0 };
     vec![
         ("newton-s", "d = 5, n = 10, 8 layers: Figures 2 to 14 and 27", seeds(small(), 3)),
@@ -385,6 +397,11 @@ pub fn catalogue() -> Vec<(&'static str, &'static str, Vec<Run>)> {
         ("newton-s-one-head", "… with one head: Figures 22 and 23", seeds(one_head(32), 1)),
         ("newton-s-width", "… with one head, widths 2, 4, 8 and 16: Figure 6", [2, 4, 8, 16].map(width).into()),
         ("newton-s-deep", "… with 16 layers: Figures 24 and 25", seeds(deep(), 1)),
+        (
+            "newton-s-attention",
+            "… with linear and with ReLU attention",
+            [("linear", Weights::Linear), ("relu", Weights::Relu)].map(attention).into(),
+        ),
         ("newton-s-lstm", "… an LSTM of 3 layers: Figures 5 and 7, Table 1", seeds(lstm(), 1)),
         ("newton-relu", "two-layer ReLU networks, n = 40: Figure 20", seeds(two_layer(HiddenUnit::Relu), 1)),
         ("newton-tanh", "two-layer tanh networks, n = 40: Figure 21", seeds(two_layer(HiddenUnit::Tanh), 1)),

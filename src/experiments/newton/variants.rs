@@ -186,7 +186,7 @@ pub fn fig25(settings: &Settings<'_>) -> Result<Reproduction> {
     let shown = first(&networks)?;
     let at = shown.prompts.context();
     let figure = Figure::new("newton.fig25", "Error over the layers, 16 layers")
-        .caption("Linear probes of a transformer with twice the layers of Figure 2's, d = 5, n = 10, after a third of its steps.")
+        .caption("Linear probes of a transformer with twice the layers of Figure 2's, d = 5, n = 10.")
         .panel(error_panel("", shown, &[2, 4, 5, 6, 8, 10]));
     let claims = Claims::new()
         .at_most(
