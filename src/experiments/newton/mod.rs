@@ -28,6 +28,7 @@ pub fn experiments() -> Vec<Experiment> {
     const SKEW: &str = "03_ill_conditioned";
     const ERRATA: &str = "04_newton_errata";
     const S: &[&str] = &["newton-s"];
+    const ATTENTION: &[&str] = &["newton-s", "newton-s-attention"];
     const LSTM: &[&str] = &["newton-s", "newton-s-lstm"];
     const ILL: &[&str] = &["newton-s-skew"];
     const ONE_HEAD: &[&str] = &["newton-s-one-head"];
@@ -69,6 +70,7 @@ pub fn experiments() -> Vec<Experiment> {
         figure("newton.fig25", "Twice the layers: error", MATCHING, DEEP, variants::fig25),
         figure("newton.fig26", "The algorithms against one another", MATCHING, &[], fig26::run),
         figure("newton.fig27", "Induced weights lie in the span of the examples", MATCHING, S, induced::fig27),
+        figure("newton.attention", "Linear, ReLU and softmax attention", MATCHING, ATTENTION, beyond::attention),
         figure("newton.theorem", "Theorem 5.1 as running weights", ERRATA, &[], beyond::theorem),
         figure("newton.precision", "Newton in single and double precision", ERRATA, &[], beyond::precision),
         figure("newton.alpha", "What the constant in α does to Newton", ERRATA, &[], beyond::alpha),
