@@ -286,7 +286,7 @@ fn figure(id: &'static str, network: &str, name: &str, settings: &Settings<'_>) 
     // The peak of least squares would flatten all other curves.
     let most = one.0.iter().chain(&two.0).flatten().flatten().copied().fold(0.0, f64::max);
     let axis = || Axis::linear("label loss ½‖y_{i} − f(x_{i})‖²").range(0.0, 1.6 * most);
-    let figure = Figure::new(id, "Trained on dynamics, it learns a regression from pairs, better with tuned tokens")
+    let figure = Figure::new(id, "Regression from pairs in context, after training on dynamics alone")
         .caption(format!(
             "{name}, trained on linear dynamics of n = {DIM}, T = {TOKENS}, {}, and frozen; prompts x_{{1}}, y_{{1}}, x_{{2}}, … with y = W x, \
              x uniform as in the authors' code. EOS: a token after every pair, tuned; prefix: {PREFIX} tokens in front, tuned \

@@ -404,7 +404,7 @@ const MAP: usize = 64;
 pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
     let (all, pieces) = load(settings)?;
     let inputs = pieces.first(if settings.quick { 64 } else { 256 })?.inputs()?;
-    let mut figure = Figure::new("mesa.fig28", "The first layer of language models copies the character before")
+    let mut figure = Figure::new("mesa.fig28", "What the first layer of language models attends to")
         .caption(format!(
             "Mean attention weights of layer 1 over held-out pieces, the first {MAP} positions, one seed; rows attend to \
              columns. The claims: the best head's mean weight on the position before, the least over seeds.",

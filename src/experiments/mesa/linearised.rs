@@ -258,7 +258,7 @@ pub fn dimension(settings: &Settings<'_>) -> Result<Reproduction> {
         let name = format!("paper: layer {} of 7", [1, 2, 7][l]);
         panel = panel.line(Line::new(name, DIMS, &theirs[..DIMS.len()]).color(color).dotted());
     }
-    let figure = Figure::new("mesa.fig5a", "All layers but the first are nearly linear, and more so in higher dimension")
+    let figure = Figure::new("mesa.fig5a", "What a linear layer costs in the place of a softmax layer")
         .caption(
             "Three softmax layers on plain tokens, T = 4n, four heads of 2n channels, one seed, without tuning; each layer in turn \
              gives way to linear attention of the same shape that is trained on that layer's output. Dotted: the authors, seven layers.",

@@ -30,6 +30,9 @@ pub fn recipes() -> Vec<Recipe> {
 /// What figures of partially observed dynamics compare.
 const PARTIAL: &[&str] = &["mesa-partial", "mesa-stacks"];
 
+/// What the sweep over teachers compares.
+const DIVERSITY: &[&str] = &["mesa-diversity", "mesa-linear"];
+
 /// The paper's figures, in its order, and those beyond it.
 pub fn experiments() -> Vec<Experiment> {
     type Run = fn(&Settings<'_>) -> Result<Reproduction>;
@@ -43,6 +46,7 @@ pub fn experiments() -> Vec<Experiment> {
     };
     let one = |id, title, checkpoints, run: Run| figure(id, title, "06_mesa_optimisation", checkpoints, run);
     let deep = |id, title, checkpoints, run: Run| figure(id, title, "07_mesa_layer_and_deep_models", checkpoints, run);
+    let shots = |id, title, checkpoints, run: Run| figure(id, title, "08_few_shot_and_language", checkpoints, run);
     vec![
         one(
             "mesa.fig2a",
@@ -64,29 +68,36 @@ pub fn experiments() -> Vec<Experiment> {
         one("mesa.fig4d", "Loss at every token, more layers", &["mesa-linear"], depth::tokens),
         one("mesa.fig4e", "Probing for the target", &["mesa-linear"], depth::target),
         one("mesa.fig4f", "Probing for the preconditioned state", &["mesa-linear"], depth::preconditioned),
+        deep("mesa.fig5a", "Softmax layers made linear, one by one", &["mesa-linearised"], linearised::dimension),
         deep("mesa.fig5b", "Least squares and kernel against dimension", &[], kernels::dimension),
         deep("mesa.fig6ab", "Probing the softmax transformer", &["mesa-stacks"], stacks::layers),
         deep("mesa.fig6c", "Softmax transformers against Prop. 2", &["mesa-stacks"], stacks::depth),
         deep("mesa.fig7a", "Softmax transformer, hybrid and Prop. 2", &["mesa-stacks"], stacks::hybrid),
         deep("mesa.fig7b", "Partially observed dynamics", &["mesa-partial"], observations::partial),
         deep("mesa.fig7c", "Non-linear dynamics", &["mesa-nonlinear"], observations::nonlinear),
+        shots("mesa.fig8", "Few-shot regression, softmax transformer", &["mesa-few-shot"], few_shot::transformer),
         one("mesa.fig9", "Weights of six linear layers", &["mesa-linear", "mesa-fixed"], depth::weights),
         one("mesa.fig10", "Weights of a softmax transformer", &["mesa-stacks"], stacks::weights),
         one("mesa.fig11", "Contracting dynamics", &["mesa-contracting"], depth::contracting),
         one("mesa.fig12", "One fixed teacher: no mesa-optimiser", &["mesa-fixed"], depth::fixed),
         deep("mesa.fig16", "What the first layer depends on, over training", &["mesa-stacks"], stacks::sensitivity),
+        shots("mesa.fig18", "Few-shot regression, hybrid", &["mesa-few-shot"], few_shot::hybrid),
         deep("mesa.fig19", "Softmax layers and their linear replacements", &["mesa-distilled"], linearised::weights),
         deep("mesa.fig20", "Least squares and kernel with noise", &[], kernels::noise),
         deep(
             "mesa.fig21",
             "Binding where the state is seen in part (with Fig. 2A)",
-            PARTIAL,
+            &["mesa-partial", "mesa-stacks", "mesa-widths"],
             observations::partial_binding,
         ),
         deep("mesa.fig22", "Sensitivity, partially observed", PARTIAL, observations::partial_sensitivity),
         deep("mesa.fig23", "Sensitivity, non-linear", &["mesa-nonlinear"], observations::nonlinear_sensitivity),
         deep("mesa.fig24", "Probes, partially observed", &["mesa-partial"], observations::partial_layers),
         deep("mesa.fig25", "Probes, non-linear", &["mesa-nonlinear"], observations::nonlinear_layers),
+        shots("mesa.fig26", "Language models of one layer", &["mesa-language"], language::one_layer),
+        shots("mesa.fig27", "Language models of two layers", &["mesa-language"], language::two_layers),
+        shots("mesa.fig28", "Layer-1 attention of language models", &["mesa-language"], language::attention),
+        deep("mesa.diversity", "How many teachers make a learner", DIVERSITY, beyond::diversity),
         deep("mesa.rules", "Linear attention, delta rule, implicit step, mesa", &["mesa-rules"], beyond::rules),
         deep("mesa.switch", "A teacher that changes", &["mesa-linear"], beyond::switch),
         deep("mesa.paste", "Explicit weights in trained networks", &["mesa-one-layer", "mesa-linear"], beyond::paste),

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::depth::{at, curves, of, overall, preconditioning_claims, probing, sample, seeds, stream_names};
+use super::depth::{at, curves, of, overall, preconditioning_claims, probing, sample, seeds, shades, stream_names};
 use super::kernels::RIDGE;
 use super::one_layer::mean;
 use super::probes::{Target, probe};
@@ -124,7 +124,7 @@ pub fn partial(settings: &Settings<'_>) -> Result<Reproduction> {
 }
 
 const NONLINEAR: &str = "n = 5, T = 25, states of norm 1, s_{t+1} = W f(s_{t})/‖f(s_{t})‖ with a fixed MLP f of 20 hidden units (the paper: n = 10, 40 \
-                         units, T = 50); MLPs of 80 units, unit queries and keys after layer 1, 4,000 steps";
+                         units, T = 50); MLPs of 80 units, unit queries and keys after layer 1, 12,000 steps";
 
 /// Figure 7C.
 ///
@@ -189,7 +189,7 @@ pub fn feature_probes(settings: &Settings<'_>) -> Result<Reproduction> {
         let mut panel = Panel::new(name)
             .x(Axis::linear("state probed for, tokens back").ticks(0..HORIZON))
             .y(Axis::linear("R², held out").range(-0.1, 1.05));
-        for (l, (stream, color)) in names.iter().zip(super::depth::shades(names.len())).enumerate() {
+        for (l, (stream, color)) in names.iter().zip(shades(names.len())).enumerate() {
             let y: Vec<f64> = scores.iter().map(|s| s[l]).collect();
             panel = panel.line(Line::new(stream.clone(), 0..HORIZON, &y).color(color).markers());
         }
@@ -359,10 +359,11 @@ pub fn nonlinear_layers(settings: &Settings<'_>) -> Result<Reproduction> {
 pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("mesa-partial", |_| true, settings)?;
     let full = recipes::load("mesa-stacks", |n| n == "tf" || n == "hybrid", settings)?;
-    let mut panel = Panel::new("")
+    let mut panel = Panel::new("seen in full and in part")
         .x(Axis::linear("observation probed for, tokens back").ticks(0..8))
         .y(Axis::log("relative error, held out").range(1e-5, 2.0));
-    let (mut claims, mut config) = (Claims::new(), json!({ "checkpoints": ["mesa-partial", "mesa-stacks"] }));
+    let (mut claims, mut config) =
+        (Claims::new(), json!({ "checkpoints": ["mesa-partial", "mesa-stacks", "mesa-widths"] }));
     for (network, name, color) in NETWORKS {
         let mean_of = |runs: &[Trained]| -> Result<Line> {
             let all: Vec<Vec<f64>> =
@@ -382,11 +383,32 @@ pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
         in_part.name = format!("{name}, seen in part");
         panel = panel.line(in_full).line(in_part);
     }
+    let mut by_width = Panel::new("hybrid, by width")
+        .x(Axis::linear("observation probed for, tokens back").ticks(0..8))
+        .y(Axis::log("relative error, held out").range(1e-5, 2.0));
+    let narrow = recipes::load("mesa-widths", |_| true, settings)?;
+    let mut counts = Vec::new();
+    for (run, color) in narrow.iter().zip(shades(narrow.len())) {
+        let errors = bound_tokens(run, settings)?;
+        counts.push(errors.iter().filter(|e| **e < 0.1).count() as f64);
+        let name = format!("width {}", run.protocol.architecture.width);
+        by_width = by_width.line(Line::new(name, 0..8, errors).color(color).markers());
+    }
+    let [first, last] = [counts.first(), counts.last()].map(|c| c.copied().unwrap_or(f64::NAN));
+    claims = claims.at_least(
+        "mesa.fig21.width",
+        "hybrid: observations bound at the largest width more than at the smallest",
+        last - first,
+        1.0,
+    );
+    config["widths"] = json!(counts);
     let figure = Figure::new("mesa.fig21", "Where the state is seen in part, layer 1 binds more observations")
         .caption(format!(
-            "Linear probes of layer 1's output at t = T, held out. Solid: Figure 2A, n = 5. Dashed: {PARTIAL}. One seed, one \
-             width; the paper has seven widths."
+            "Linear probes of layer 1's output at t = T, held out. Left: solid: Figure 2A, n = 5; dashed: {PARTIAL}. \
+             Right: hybrids of other widths, 2,000 steps (the paper: 5 to 80, n = 15). One seed."
         ))
-        .panel(panel);
+        .columns(2)
+        .panel(panel)
+        .panel(by_width);
     Ok(Reproduction { figure, claims, config })
 }

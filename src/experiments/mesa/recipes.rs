@@ -211,7 +211,7 @@ pub fn nonlinear(name: &str, layers: usize) -> Result<Protocol> {
         layer.mlp = Some(80);
         layer.unit = l > 0;
     }
-    Ok(Protocol { rate: 1e-3, ..protocol })
+    Ok(Protocol { rate: 1e-3, ..protocol }.steps(12_000))
 }
 
 /// The rules by which a layer learns from the tokens so far, and their names.
@@ -558,7 +558,8 @@ pub(super) fn read_run(checkpoint: &Checkpoint, run: &Run) -> Result<Trained> {
     let series = |name: &str| Ok(checkpoint.f64(&format!("{}.{name}", run.name), &[0])?.1.to_vec());
     let steps = series("steps")?.iter().map(|s: &f64| *s as u64).collect();
     let mut measures = vec![("test".to_owned(), series("test")?)];
-    if protocol.tokens == TokenKind::States {
+    // A layer that was trained on another's output embeds no tokens and has no sensitivities.
+    if protocol.tokens == TokenKind::States && protocol.architecture.embed {
         for name in SENSITIVITIES {
             measures.push((name.to_owned(), series(name)?));
         }
