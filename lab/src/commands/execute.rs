@@ -77,13 +77,13 @@ fn find(folder: &Path, names: &[String]) -> Outcome<Vec<PathBuf>> {
     there.sort();
     let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     for name in names {
-        if !there.iter().any(|path| stem(path) == name.trim_end_matches(".ipynb")) {
+        if !there.iter().any(|path| stem(path) == stem(Path::new(name))) {
             let known: Vec<String> = there.iter().map(|path| stem(path)).collect();
             return Err(Trouble::usage(format!("there is no notebook '{name}'; there are: {}", known.join(", "))));
         }
     }
     if !names.is_empty() {
-        there.retain(|path| names.iter().any(|name| name.trim_end_matches(".ipynb") == stem(path)));
+        there.retain(|path| names.iter().any(|name| stem(Path::new(name)) == stem(path)));
     }
     Ok(there)
 }
