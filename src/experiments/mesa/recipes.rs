@@ -321,17 +321,17 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Entry {
             id: "mesa-linear",
             title: "1 to 6 linear layers and a mesa layer, n = 5, T = 25",
-            runs: seeds(constructed(Dynamics::linear(n, t)?, 4e-4, 3000, true)?, 1),
+            runs: seeds(constructed(Dynamics::linear(n, t)?, 4e-4, 3000, true)?, 3),
         },
         Entry {
             id: "mesa-fixed",
             title: "the same for one fixed teacher",
-            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 1500, false)?, 1),
+            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 1500, false)?, 3),
         },
         Entry {
             id: "mesa-contracting",
             title: "the same for contracting dynamics",
-            runs: seeds(constructed(Dynamics::contracting(n, t)?, 1e-3, 1000, true)?, 1),
+            runs: seeds(constructed(Dynamics::contracting(n, t)?, 1e-3, 1000, true)?, 3),
         },
         Entry {
             id: "mesa-stacks",
