@@ -271,7 +271,10 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
     for case in &chosen {
         let step = Step::start(&format!("Training steps of {}", case.name));
         let agreement = eager.as_mut().map(|peer| agreement(case, peer)).transpose()?;
-        let ([ours, eager_ms, compiled_ms], peak) = measure(case, options.runs, [eager.as_mut(), compiled.as_mut()])?;
+        let mut peaks = Vec::new();
+        let peers = [eager.as_mut(), compiled.as_mut()];
+        let [ours, eager_ms, compiled_ms] = measure(case, options.runs, peers, || peaks.push(flops()))?;
+        let peak = median(&peaks);
         let row = |name: String, peer_ms, goal| Row { name, ours_ms: ours, peer_ms, goal, goal_ms: None };
         rows.push(row(case.name.into(), eager_ms.is_finite().then_some(eager_ms), case.goals[0]));
         if compiled_ms.is_finite() {
@@ -319,9 +322,9 @@ fn wanted(options: &Options, name: &str) -> bool {
     options.only.is_empty() || options.only.iter().any(|only| only == name)
 }
 
-/// Milliseconds of a step: ours, eager PyTorch's, torch.compile's, NaN for a peer that is not there; and the rate of arithmetic
-/// that the machine had beside our runs, operations a second.
-fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2]) -> Outcome<([f64; 3], f64)> {
+/// Milliseconds of a step: ours, eager PyTorch's, torch.compile's; NaN for a peer that is not there. `beside` is called before
+/// each of our runs.
+fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2], mut beside: impl FnMut()) -> Outcome<[f64; 3]> {
     let task = case.task()?;
     let mut training = case.training()?;
     let mut seed = 0;
@@ -339,9 +342,8 @@ fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2]) -> Outcome<([f
         }
     }
     let mut times = [Vec::new(), Vec::new(), Vec::new()];
-    let mut peaks = Vec::new();
     for _ in 0..runs {
-        peaks.push(flops());
+        beside();
         let (start, mut count) = (Instant::now(), 0u32);
         while count == 0 || start.elapsed() < RUN {
             step(&mut *training)?;
@@ -354,7 +356,7 @@ fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2]) -> Outcome<([f
             }
         }
     }
-    Ok((times.map(|t| median(&t)), median(&peaks)))
+    Ok(times.map(|t| median(&t)))
 }
 
 /// The least share of its speed that a step has in a notebook.
@@ -368,9 +370,9 @@ fn in_a_cell(house: &House, runs: u32) -> Outcome<String> {
     let case = cases().swap_remove(0);
     let mut ratios = Vec::new();
     for _ in 0..runs {
-        let before = measure(&case, 1, [None, None])?.0[0];
+        let before = measure(&case, 1, [None, None], || ())?[0];
         let cell = notebook.milliseconds(&json!({ "steps": { "seconds": RUN.as_secs_f64() } }))?;
-        let after = measure(&case, 1, [None, None])?.0[0];
+        let after = measure(&case, 1, [None, None], || ())?[0];
         ratios.push(0.5 * (before + after) / cell);
     }
     let share = median(&ratios);
@@ -419,7 +421,7 @@ fn growth(runs: u32) -> Outcome<Vec<String>> {
         let cases = [1, 2, 4].map(|factor| scaled(what, factor));
         let mut times = Vec::new();
         for case in &cases {
-            times.push(measure(case, runs, [None, None])?.0[0]);
+            times.push(measure(case, runs, [None, None], || ())?[0]);
         }
         let operations: Vec<f64> = cases.iter().map(Case::operations).collect();
         notes.push(format!(

@@ -76,14 +76,19 @@ fn find(folder: &Path, names: &[String]) -> Outcome<Vec<PathBuf>> {
         .collect();
     there.sort();
     let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    // A path is taken by its last part; what is not a notebook's ending belongs to the name.
+    let asked = |name: &str| {
+        let file = Path::new(name).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        file.trim_end_matches(".ipynb").to_owned()
+    };
     for name in names {
-        if !there.iter().any(|path| stem(path) == stem(Path::new(name))) {
+        if !there.iter().any(|path| stem(path) == asked(name)) {
             let known: Vec<String> = there.iter().map(|path| stem(path)).collect();
             return Err(Trouble::usage(format!("there is no notebook '{name}'; there are: {}", known.join(", "))));
         }
     }
     if !names.is_empty() {
-        there.retain(|path| names.iter().any(|name| stem(Path::new(name)) == stem(path)));
+        there.retain(|path| names.iter().any(|name| asked(name) == stem(path)));
     }
     Ok(there)
 }

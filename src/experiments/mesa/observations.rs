@@ -359,9 +359,12 @@ pub fn nonlinear_layers(settings: &Settings<'_>) -> Result<Reproduction> {
 pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("mesa-partial", |_| true, settings)?;
     let full = recipes::load("mesa-stacks", |n| n == "tf" || n == "hybrid", settings)?;
-    let mut panel = Panel::new("seen in full and in part")
-        .x(Axis::linear("observation probed for, tokens back").ticks(0..8))
-        .y(Axis::log("relative error, held out").range(1e-5, 2.0));
+    let axes = |title: &str| {
+        Panel::new(title)
+            .x(Axis::linear("observation probed for, tokens back").ticks(0..8))
+            .y(Axis::log("relative error, held out").range(1e-5, 2.0))
+    };
+    let mut panel = axes("seen in full and in part");
     let (mut claims, mut config) =
         (Claims::new(), json!({ "checkpoints": ["mesa-partial", "mesa-stacks", "mesa-widths"] }));
     for (network, name, color) in NETWORKS {
@@ -383,9 +386,7 @@ pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
         in_part.name = format!("{name}, seen in part");
         panel = panel.line(in_full).line(in_part);
     }
-    let mut by_width = Panel::new("hybrid, by width")
-        .x(Axis::linear("observation probed for, tokens back").ticks(0..8))
-        .y(Axis::log("relative error, held out").range(1e-5, 2.0));
+    let mut by_width = axes("hybrid, by width");
     let narrow = recipes::load("mesa-widths", |_| true, settings)?;
     let mut counts = Vec::new();
     for (run, color) in narrow.iter().zip(shades(narrow.len())) {

@@ -393,7 +393,9 @@ pub fn query_linearity(settings: &Settings<'_>) -> Result<Reproduction> {
 /// # Errors
 /// As [`Layers::load`].
 pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
-    let mut networks: Vec<Layers> = Layers::load("newton-s", settings)?.into_iter().take(1).collect();
+    let softmax = recipes::load("newton-s", settings)?;
+    let mut networks: Vec<Layers> =
+        softmax.iter().take(1).map(|network| Layers::of(network, settings)).collect::<Result<_>>()?;
     networks.iter_mut().for_each(|l| l.name = "softmax".to_owned());
     for mut network in Layers::load("newton-s-attention", settings)? {
         network.name = if network.name.starts_with("relu") { "ReLU" } else { "linear" }.to_owned();

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::matching::{
-    Bounds, Layers, Trend, by_fifty, error_panel, first, map, means_map, path_panel, powers_of_two, trend_claims,
+    Bounds, Layers, Trend, by_fifty, first, map, means_map, path_panel, powers_of_two, trend_claims,
 };
 use crate::Result;
 use crate::algorithms::Algorithm;
@@ -163,40 +163,6 @@ pub fn fig3(settings: &Settings<'_>) -> Result<Reproduction> {
         descent: DESCENT,
     };
     newton_and_descent(subject, settings)
-}
-
-/// Figure 3 at M: d = 10, n = 20.
-///
-/// # Errors
-/// As [`newton_and_descent`].
-pub fn medium(settings: &Settings<'_>) -> Result<Reproduction> {
-    with_errors("newton.medium", "Layers against Newton and gradient descent at d = 10", "newton-m", settings)
-}
-
-/// Figure 3 at L, the paper's geometry: d = 20, n = 40, 12 layers.
-///
-/// # Errors
-/// As [`newton_and_descent`].
-pub fn large(settings: &Settings<'_>) -> Result<Reproduction> {
-    with_errors("newton.large", "Layers against Newton and gradient descent at d = 20", "newton-l", settings)
-}
-
-/// Figure 3 of another network, with the error over its layers as in Figure 2.
-fn with_errors(
-    id: &'static str,
-    title: &'static str,
-    checkpoint: &'static str,
-    settings: &Settings<'_>,
-) -> Result<Reproduction> {
-    let subject = Subject { id, title, checkpoint, newton: newton_bounds(1.5, 5.0), descent: DESCENT };
-    let made = newton_and_descent(subject, settings)?;
-    let networks = Layers::load(checkpoint, settings)?;
-    let shown = first(&networks)?;
-    let (d, n) = (shown.prompts.dim(), shown.prompts.context());
-    let errors = error_panel("error over the layers", shown, &[d / 2, d, 3 * d / 2, n]);
-    let last = shown.errors[shown.count() - 1][n];
-    let claims = made.claims.at_most(format!("{id}.error"), "2d examples: error of the last layer over d", last, 1e-2);
-    Ok(Reproduction { figure: made.figure.panel(errors), claims, config: made.config })
 }
 
 /// Figure 8: the numbers of Figure 3, over the number of examples, and the same match by a measure that sees magnitudes.

@@ -363,8 +363,8 @@ pub fn medium() -> Protocol {
         dim,
         context,
         model: transformer(dim, context, 8, 64, 4),
-        steps: 5000,
-        curriculum: growing(dim, context, 3, 200),
+        steps: 8000,
+        curriculum: growing(dim, context, 3, 320),
         ..short()
     }
 }
