@@ -24,6 +24,11 @@ fn size(settings: &Settings<'_>) -> usize {
     if settings.quick { 256 } else { 2048 }
 }
 
+/// The mean over tokens, of every seed.
+fn each(curves: &[Vec<f64>]) -> Vec<f64> {
+    curves.iter().map(|c| mean(c)).collect()
+}
+
 /// From 1 teacher to infinitely many: when does a mesa layer memorise, and when does it learn in context?
 ///
 /// # Errors
@@ -31,54 +36,68 @@ fn size(settings: &Settings<'_>) -> usize {
 pub fn diversity(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("mesa-diversity", |_| true, settings)?;
     let unlimited = recipes::load("mesa-linear", |n| n == "mesa", settings)?;
-    let counts: Vec<usize> = runs.iter().map(|r| r.protocol.task.pool_teachers().len()).collect();
+    let mut counts: Vec<usize> = runs.iter().map(|r| r.protocol.task.pool_teachers().len()).collect();
+    counts.sort_unstable();
+    counts.dedup();
     let fresh = Dynamics::linear(SMALL.0, SMALL.1)?.sample(size(settings), settings.seed.wrapping_add(90))?;
     let ridge = SequenceLeastSquares { ridge: RIDGE, pairing: Pairing::All };
     let (mut seen, mut new, mut posterior, mut lost) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for run in &runs {
-        let task = &run.protocol.task;
+    for count in &counts {
+        let network = format!("pool{count}");
+        let networks = of(&runs, &network)?;
+        let task = &networks[0].protocol.task;
         let own = task.sample(size(settings), settings.seed.wrapping_add(91))?;
         let bayes = TeacherPosterior { teachers: task.pool_teachers(), noise: task.noise };
-        seen.push(mean(&run.losses(&own)?));
-        new.push(mean(&run.losses(&fresh)?));
+        seen.push(each(&curves(&runs, &network, &own)?));
+        new.push(each(&curves(&runs, &network, &fresh)?));
         posterior.push(mean(&sequence_losses(&bayes, &own, None)?));
         lost.push(mean(&sequence_losses(&bayes, &fresh, None)?));
     }
     let in_context = mean(&sequence_losses(&ridge, &fresh, None)?);
     let infinite = overall(&curves(&unlimited, "mesa", &fresh)?);
+    // From [count][seed].
+    let line = |name: &str, losses: &[Vec<f64>], color| {
+        let networks = losses.first().map_or(0, Vec::len);
+        let by_seed: Vec<Vec<f64>> = (0..networks).map(|k| losses.iter().map(|l| l[k]).collect()).collect();
+        Line::mean(name, &counts, &by_seed).color(color)
+    };
+    let known = line("mesa layer, teachers of the training", &seen, Color::BLUE);
+    let unknown = line("mesa layer, new teachers", &new, Color::RED);
+    let (seen_mean, new_mean) = (known.y.clone(), unknown.y.clone());
     let panel = Panel::new("")
         .x(Axis::log("teachers in training"))
         .y(Axis::log("mean loss"))
-        .line(Line::new("mesa layer, teachers of the training", &counts, &seen).color(Color::BLUE).markers())
-        .line(Line::new("mesa layer, new teachers", &counts, &new).color(Color::RED).markers())
+        .line(known.markers())
+        .line(unknown.markers())
         .line(Line::new("posterior, teachers of the training", &counts, &posterior).color(Color::BLUE).dotted())
         .line(Line::new("posterior, new teachers", &counts, &lost).color(Color::RED).dotted())
         .hline(in_context, "least squares")
         .hline(infinite, "mesa layer, infinitely many");
     let figure = Figure::new("mesa.diversity", "From memorising teachers to learning them in context")
-        .caption(
-            "A mesa layer on constructed tokens, n = 5, T = 25, trained on sequences of so many orthogonal teachers, one seed, 1,500 steps. The posterior \
-             knows the teachers of the training, and is what a network does best that has memorised them.",
-        )
+        .caption(format!(
+            "A mesa layer on constructed tokens, n = 5, T = 25, trained on sequences of so many orthogonal teachers, {}, 1,500 steps. The \
+             posterior knows the teachers of the training, and is what a network does best that has memorised them.",
+            seeds(seen[0].len())
+        ))
         .panel(panel);
     let end = counts.len() - 1;
     let claims = Claims::new()
         .at_least(
             "mesa.diversity.memory",
             "one teacher is memorised: a new one costs far more (ratio of losses)",
-            new[0] / seen[0],
+            new_mean[0] / seen_mean[0],
             10.0,
         )
         .at_most(
             "mesa.diversity.context",
             "many teachers are not: a new one costs the same (ratio of losses)",
-            new[end] / seen[end],
+            new_mean[end] / seen_mean[end],
             1.1,
         )
         .at_most(
             "mesa.diversity.infinite",
             "then the network is as good on new teachers as one that saw infinitely many (ratio)",
-            new[end] / infinite,
+            new_mean[end] / infinite,
             1.1,
         );
     let config = json!({
@@ -103,7 +122,6 @@ pub fn rules(settings: &Settings<'_>) -> Result<Reproduction> {
     for ((network, mixer), (name, color)) in RULES.into_iter().zip(names.into_iter().zip(colors)) {
         let all = curves(&runs, network, &test)?;
         tokens = tokens.line(Line::mean(name, &t, &all).color(color));
-        let each = |curves: &[Vec<f64>]| curves.iter().map(|c| mean(c)).collect::<Vec<_>>();
         narrow.push(each(&all));
         let matched = if mixer == recipes::MESA { network.to_owned() } else { format!("{network}-wide") };
         wide.push(each(&curves(&runs, &matched, &test)?));

@@ -22,6 +22,7 @@ use crate::train::{Adam, AdamConfig, History, Problem, Schedule, Trainer};
 use crate::{Error, Result};
 
 /// A softmax network and the linear layers that are to replace its own, one a layer.
+#[derive(Clone)]
 struct Pair {
     teacher: Run,
     students: Vec<Run>,
@@ -34,7 +35,7 @@ const STUDENT_RATE: f64 = 2e-3;
 const DIMS: [usize; 3] = [4, 6, 10];
 const LAYERS: usize = 3;
 
-fn pair(name: &str, protocol: Protocol, student_steps: u64) -> Pair {
+fn pair(name: &str, protocol: &Protocol, student_steps: u64, seed: u64) -> Pair {
     let student = |layer: usize| {
         let a = &protocol.architecture;
         let linear = Layer { mixer: Mixer::Linear, ..a.layers[layer] };
@@ -43,20 +44,26 @@ fn pair(name: &str, protocol: Protocol, student_steps: u64) -> Pair {
             Architecture { input: a.width, embed: false, output: a.width, layers: vec![linear], ..a.clone() };
         let protocol = Protocol { architecture, rate: STUDENT_RATE, decay: 0.0, ..protocol.clone() };
         let protocol = Protocol { schedule: Schedule::Cosine { warmup: 100 }, ..protocol.steps(student_steps) };
-        Run { name: format!("{name}-layer{}.s0", layer + 1), protocol, seed: 0 }
+        Run { name: format!("{name}-layer{}.s{seed}", layer + 1), protocol, seed }
     };
     let students = (0..protocol.architecture.layers.len()).map(student).collect();
-    Pair { teacher: Run { name: format!("{name}.s0"), protocol, seed: 0 }, students }
+    Pair { teacher: Run { name: format!("{name}.s{seed}"), protocol: protocol.clone(), seed }, students }
 }
+
+/// Networks of each kind.
+const SEEDS: u64 = 1;
 
 /// Checkpoint id, title, networks.
 type Entry = (&'static str, &'static str, Vec<Pair>);
 
 fn catalogue() -> Result<Vec<Entry>> {
-    let embedded = |n: usize| -> Result<Pair> {
+    let seeds = |name: &str, protocol: &Protocol, student_steps: u64| -> Vec<Pair> {
+        (0..SEEDS).map(|seed| pair(name, protocol, student_steps, seed)).collect()
+    };
+    let embedded = |n: usize| -> Result<Vec<Pair>> {
         let mut protocol = recipes::stack((n, 4 * n), Mixer::Softmax, &[Mixer::Softmax; LAYERS - 1])?;
         protocol.architecture.layers.iter_mut().for_each(|layer| layer.key = 2 * n);
-        Ok(pair(&format!("n{n}"), protocol.steps(2000), 600))
+        Ok(seeds(&format!("n{n}"), &protocol.steps(2000), 600))
     };
     let n = 10;
     let constructed = Protocol {
@@ -69,12 +76,12 @@ fn catalogue() -> Result<Vec<Entry>> {
         (
             "mesa-linearised",
             "3 softmax layers, n = 4, 6, 10, T = 4n, and a linear layer in place of each",
-            DIMS.into_iter().map(embedded).collect::<Result<_>>()?,
+            DIMS.into_iter().map(embedded).collect::<Result<Vec<_>>>()?.concat(),
         ),
         (
             "mesa-distilled",
             "2 softmax layers of one head on constructed tokens, n = 10, T = 40, and a linear layer in place of each",
-            vec![pair("constructed", constructed.steps(1500), 1000)],
+            seeds("constructed", &constructed.steps(1500), 1000),
         ),
     ])
 }
@@ -165,6 +172,7 @@ fn distil(
 fn train(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
     let (_, title, mut pairs) = shipping::entry(catalogue()?, id, |e| e.0)?;
     if let Some(seed) = options.seed {
+        pairs.retain(|pair| pair.teacher.seed == 0);
         for run in pairs.iter_mut().flat_map(|p| std::iter::once(&mut p.teacher).chain(&mut p.students)) {
             run.name = run.name.replace(".s0", &format!(".s{seed}"));
             run.seed = seed;
@@ -239,30 +247,37 @@ fn loss(model: &SequenceTransformer, run: &Trained, test: &Trajectories) -> Resu
 /// As [`recipes::load`].
 pub fn dimension(settings: &Settings<'_>) -> Result<Reproduction> {
     let networks = load("mesa-linearised", settings)?;
-    let mut ratios = vec![Vec::new(); LAYERS];
-    let mut shares = vec![Vec::new(); LAYERS];
-    for (run, linear) in &networks {
+    let found = networks.len() / DIMS.len();
+    // [layer][seed][dimension]
+    let mut each = vec![vec![Vec::new(); found]; LAYERS];
+    let mut shares = each.clone();
+    for (k, (run, linear)) in networks.iter().enumerate() {
         let test = run.protocol.task.sample(if settings.quick { 128 } else { 1024 }, settings.seed.wrapping_add(80))?;
         let before = loss(&run.model, run, &test)?;
         for (l, linear) in linear.iter().enumerate() {
-            ratios[l].push(loss(&replaced(&run.model, l, &linear.model)?, run, &test)? / before);
-            shares[l].push(linear.history.measure("test")?.last().copied().unwrap_or(f64::NAN));
+            each[l][k % found].push(loss(&replaced(&run.model, l, &linear.model)?, run, &test)? / before);
+            shares[l][k % found].push(linear.history.measure("test")?.last().copied().unwrap_or(f64::NAN));
         }
     }
     let mut panel =
         Panel::new("").x(Axis::linear("dimension n").ticks(DIMS)).y(Axis::log("loss after linearising / loss before"));
-    for ((l, ratio), color) in ratios.iter().enumerate().zip(shades(LAYERS)) {
-        panel = panel.line(Line::new(format!("layer {}", l + 1), DIMS, ratio).color(color).markers());
+    // [layer][dimension], means over the seeds
+    let mut ratios = Vec::new();
+    for ((l, ratio), color) in each.iter().enumerate().zip(shades(LAYERS)) {
+        let line = Line::mean(format!("layer {}", l + 1), DIMS, ratio).color(color).markers();
+        ratios.push(line.y.clone());
+        panel = panel.line(line);
         // The authors' networks have seven layers: their first, second and last are ours.
         let theirs = reference::curve(&format!("fig5a/layer{}", [1, 2, 7][l]))?;
         let name = format!("paper: layer {} of 7", [1, 2, 7][l]);
         panel = panel.line(Line::new(name, DIMS, &theirs[..DIMS.len()]).color(color).dotted());
     }
     let figure = Figure::new("mesa.fig5a", "What a linear layer costs in the place of a softmax layer")
-        .caption(
-            "Three softmax layers on plain tokens, T = 4n, four heads of 2n channels, one seed, without tuning; each layer in turn \
-             gives way to linear attention of the same shape that is trained on that layer's output. Dotted: the authors, seven layers.",
-        )
+        .caption(format!(
+            "Three softmax layers on plain tokens, T = 4n, four heads of 2n channels, {}, without tuning; each layer in turn gives way \
+             to linear attention of the same shape that is trained on that layer's output. Dotted: the authors, seven layers.",
+            super::depth::seeds(found)
+        ))
         .panel(panel.hline(1.0, "unchanged"));
     let later = |k: usize| mean(&ratios[1..].iter().map(|r| r[k]).collect::<Vec<_>>());
     let margin = |k: usize| ratios[0][k] / ratios[1..].iter().map(|r| r[k]).fold(0.0, f64::max);
@@ -297,44 +312,44 @@ fn cosine(a: &Matrix, b: &Matrix) -> f64 {
 /// As [`recipes::load`].
 pub fn weights(settings: &Settings<'_>) -> Result<Reproduction> {
     let networks = load("mesa-distilled", settings)?;
-    let (run, linear) = networks.first().ok_or_else(|| Error::invalid("networks", 0, "at least 1"))?;
     let mut figure =
         Figure::new("mesa.fig19", "The weights of a softmax layer and of its linear replacement").columns(4);
-    let (mut cosines, mut names) = (Vec::new(), Vec::new());
-    let all = weights::products(&run.model)?;
-    for (l, linear) in linear.iter().enumerate() {
-        let theirs = weights::products(&linear.model)?;
-        for (k, product) in ["W_{K}ᵀW_{Q}", "P W_{V}"].into_iter().enumerate() {
-            let (softmax, linear) = (&all[l][0][k], &theirs[0][0][k]);
-            for (kind, m) in [("softmax", softmax), ("linear", linear)] {
-                let range = m.as_slice().iter().fold(1e-6_f64, |r, v| r.max(v.abs()));
-                let title = format!("{kind} {}, {product}", l + 1);
-                figure = figure.panel(super::one_layer::product_panel(&title, m, range));
+    // Of every seed, layer by layer and product by product; loss after a layer's replacement over the loss before.
+    let (mut cosines, mut after, mut table) = (Vec::new(), Vec::new(), Vec::new());
+    for (seed, (run, linear)) in networks.iter().enumerate() {
+        let test = run.protocol.task.sample(if settings.quick { 128 } else { 1024 }, settings.seed.wrapping_add(81))?;
+        let before = loss(&run.model, run, &test)?;
+        let all = weights::products(&run.model)?;
+        for (l, linear) in linear.iter().enumerate() {
+            after.push(loss(&replaced(&run.model, l, &linear.model)?, run, &test)? / before);
+            let theirs = weights::products(&linear.model)?;
+            for (k, product) in ["W_{K}ᵀW_{Q}", "P W_{V}"].into_iter().enumerate() {
+                let (softmax, linear) = (&all[l][0][k], &theirs[0][0][k]);
+                cosines.push(cosine(softmax, linear).abs());
+                if seed > 0 {
+                    continue;
+                }
+                table.push(format!("layer {}, {product} {:.2}", l + 1, cosines[cosines.len() - 1]));
+                for (kind, m) in [("softmax", softmax), ("linear", linear)] {
+                    let range = m.as_slice().iter().fold(1e-6_f64, |r, v| r.max(v.abs()));
+                    let title = format!("{kind} {}, {product}", l + 1);
+                    figure = figure.panel(super::one_layer::product_panel(&title, m, range));
+                }
             }
-            cosines.push(cosine(softmax, linear).abs());
-            names.push(format!("layer {}, {product}", l + 1));
         }
     }
-    let table: Vec<String> = names.iter().zip(&cosines).map(|(n, c)| format!("{n} {c:.2}")).collect();
     let figure = figure.caption(format!(
-        "Two softmax layers of one head on constructed tokens, n = 10, T = 40 (the paper: n = 20, T = 80), one seed, each beside linear \
-         attention trained from random weights on its output; every map has its own range. |cos| between them: {}.",
+        "Two softmax layers of one head on constructed tokens, n = 10, T = 40 (the paper: n = 20, T = 80), each beside linear attention \
+         trained from random weights on its output; one seed of {}, every map with its own range. |cos| between them: {}.",
+        networks.len(),
         table.join("; ")
     ));
-    let test = run.protocol.task.sample(if settings.quick { 128 } else { 1024 }, settings.seed.wrapping_add(81))?;
-    let before = loss(&run.model, run, &test)?;
-    let after: Vec<f64> = linear
-        .iter()
-        .enumerate()
-        .map(|(l, linear)| Ok(loss(&replaced(&run.model, l, &linear.model)?, run, &test)? / before))
-        .collect::<Result<_>>()?;
     let claims = Claims::new().at_least(
         "mesa.fig19.cosine",
-        "the products of both are alike: mean |cos| over layers and products",
+        "the products of both are alike: mean |cos| over seeds, layers and products",
         mean(&cosines),
         0.7,
     );
-    let config =
-        json!({ "checkpoint": "mesa-distilled", "cosines": cosines, "loss": before, "loss_ratio_after": after });
+    let config = json!({ "checkpoint": "mesa-distilled", "cosines": cosines, "loss_ratio_after": after });
     Ok(Reproduction { figure, claims, config })
 }

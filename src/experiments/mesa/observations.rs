@@ -167,39 +167,45 @@ pub fn feature_probes(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("mesa-nonlinear", |_| true, settings)?;
     let mut figure = Figure::new("mesa.fig2b", "Early layers expose the features of the newest states")
         .caption(format!(
-            "R² of linear probes for f(s_{{t'}}) at t = T, held out; f is the MLP of the dynamics. {NONLINEAR}, one seed."
+            "R² of linear probes for f(s_{{t'}}) at t = T, held out; f is the MLP of the dynamics. {NONLINEAR}, {}.",
+            seeds(of(&runs, "tf")?.len())
         ))
         .columns(2);
     let mut claims = Claims::new();
     let mut config = json!({ "checkpoint": "mesa-nonlinear" });
     for (network, name, _) in NETWORKS {
-        let run = of(&runs, network)?[0];
-        let sequences = sample(run, settings)?;
-        let mlp = mlp(run)?;
+        let networks = of(&runs, network)?;
+        let sequences = sample(networks[0], settings)?;
+        let mlp = mlp(networks[0])?;
         let inputs = sequences.mapped(sequences.dim(), |s| features(&mlp, s))?;
         let now = [sequences.tokens() - 1];
-        // [back][layer]
-        let scores: Vec<Vec<f64>> = (0..HORIZON)
-            .map(|back| {
-                let target = Target::InputBack(inputs.clone(), back);
-                Ok(probe(&run.model, run, &sequences, &target, &now)?.relative.iter().map(|l| 1.0 - l[0]).collect())
-            })
-            .collect::<Result<_>>()?;
-        let names = stream_names(run.protocol.architecture.layers.len());
+        let names = stream_names(networks[0].protocol.architecture.layers.len());
+        // [layer][seed][back]
+        let mut all = vec![vec![Vec::with_capacity(HORIZON); networks.len()]; names.len()];
+        for back in 0..HORIZON {
+            let target = Target::InputBack(inputs.clone(), back);
+            for (k, run) in networks.iter().enumerate() {
+                let relative = probe(&run.model, run, &sequences, &target, &now)?.relative;
+                all.iter_mut().zip(relative).for_each(|(layer, l)| layer[k].push(1.0 - l[0]));
+            }
+        }
         let mut panel = Panel::new(name)
             .x(Axis::linear("state probed for, tokens back").ticks(0..HORIZON))
             .y(Axis::linear("R², held out").range(-0.1, 1.05));
-        for (l, (stream, color)) in names.iter().zip(shades(names.len())).enumerate() {
-            let y: Vec<f64> = scores.iter().map(|s| s[l]).collect();
-            panel = panel.line(Line::new(stream.clone(), 0..HORIZON, &y).color(color).markers());
+        // [layer][back], means over the seeds
+        let mut scores = Vec::new();
+        for ((stream, layer), color) in names.iter().zip(&all).zip(shades(names.len())) {
+            let line = Line::mean(stream.clone(), 0..HORIZON, layer).color(color).markers();
+            scores.push(line.y.clone());
+            panel = panel.line(line);
         }
         figure = figure.panel(panel);
-        let older = scores[2..].iter().map(|s| s[1]).fold(f64::NEG_INFINITY, f64::max);
+        let older = scores[1][2..].iter().copied().fold(f64::NEG_INFINITY, f64::max);
         claims = claims
             .at_least(
                 format!("mesa.fig2b.{network}-now"),
                 format!("{name}, layer 1: R² of f(s_{{t}})"),
-                scores[0][1],
+                scores[1][0],
                 0.9,
             )
             .at_least(
@@ -212,7 +218,7 @@ pub fn feature_probes(settings: &Settings<'_>) -> Result<Reproduction> {
             .at_least(
                 format!("mesa.fig2b.{network}-input"),
                 format!("{name}: R² of f(s_{{t}}) after layer 1 less that of the embedding"),
-                scores[0][1] - scores[0][0],
+                scores[1][0] - scores[0][0],
                 0.0,
             );
         config[network] = json!(scores);
@@ -364,17 +370,17 @@ pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
             .x(Axis::linear("observation probed for, tokens back").ticks(0..8))
             .y(Axis::log("relative error, held out").range(1e-5, 2.0))
     };
+    let mean_of = |runs: &[Trained], network: &str, name: &str, color| -> Result<Line> {
+        let all: Vec<Vec<f64>> =
+            of(runs, network)?.iter().map(|run| bound_tokens(run, settings)).collect::<Result<_>>()?;
+        Ok(Line::mean(name, 0..8, &all).color(color).markers())
+    };
+    let bound = |line: &Line| line.y.iter().filter(|e| **e < 0.1).count() as f64;
     let mut panel = axes("seen in full and in part");
     let (mut claims, mut config) =
         (Claims::new(), json!({ "checkpoints": ["mesa-partial", "mesa-stacks", "mesa-widths"] }));
     for (network, name, color) in NETWORKS {
-        let mean_of = |runs: &[Trained]| -> Result<Line> {
-            let all: Vec<Vec<f64>> =
-                of(runs, network)?.iter().map(|run| bound_tokens(run, settings)).collect::<Result<_>>()?;
-            Ok(Line::mean(name, 0..8, &all).color(color).markers())
-        };
-        let (in_full, in_part) = (mean_of(&full)?, mean_of(&runs)?);
-        let bound = |line: &Line| line.y.iter().filter(|e| **e < 0.1).count() as f64;
+        let (in_full, in_part) = (mean_of(&full, network, name, color)?, mean_of(&runs, network, name, color)?);
         claims = claims.at_least(
             format!("mesa.fig21.{network}"),
             format!("{name}: observations bound (error below 0.1) more than where the state is seen in full"),
@@ -389,11 +395,13 @@ pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
     let mut by_width = axes("hybrid, by width");
     let narrow = recipes::load("mesa-widths", |_| true, settings)?;
     let mut counts = Vec::new();
-    for (run, color) in narrow.iter().zip(shades(narrow.len())) {
-        let errors = bound_tokens(run, settings)?;
-        counts.push(errors.iter().filter(|e| **e < 0.1).count() as f64);
-        let name = format!("width {}", run.protocol.architecture.width);
-        by_width = by_width.line(Line::new(name, 0..8, errors).color(color).markers());
+    let mut widths: Vec<usize> = narrow.iter().map(|run| run.protocol.architecture.width).collect();
+    widths.sort_unstable();
+    widths.dedup();
+    for (width, color) in widths.iter().zip(shades(widths.len())) {
+        let line = mean_of(&narrow, &format!("width{width}"), &format!("width {width}"), color)?;
+        counts.push(bound(&line));
+        by_width = by_width.line(line);
     }
     let [first, last] = [counts.first(), counts.last()].map(|c| c.copied().unwrap_or(f64::NAN));
     claims = claims.at_least(
@@ -406,7 +414,8 @@ pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
     let figure = Figure::new("mesa.fig21", "Where the state is seen in part, layer 1 binds more observations")
         .caption(format!(
             "Linear probes of layer 1's output at t = T, held out. Left: solid: Figure 2A, n = 5; dashed: {PARTIAL}. \
-             Right: hybrids of other widths, 2,000 steps (the paper: 5 to 80, n = 15). One seed."
+             Right: hybrids of other widths, 2,000 steps (the paper: 5 to 80, n = 15). {}.",
+            seeds(of(&runs, "tf")?.len())
         ))
         .columns(2)
         .panel(panel)

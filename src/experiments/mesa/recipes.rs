@@ -316,7 +316,7 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Entry {
             id: "mesa-layer",
             title: "1 mesa layer, n = 10, T = 50",
-            runs: seeds(vec![own("mesa", mesa(FULL)?.steps(2500))], 1),
+            runs: seeds(vec![own("mesa", mesa(FULL)?.steps(2500))], 3),
         },
         Entry {
             id: "mesa-linear",
@@ -343,7 +343,7 @@ pub fn catalogue() -> Result<Vec<Entry>> {
                     own("tf3", embedded("tf", 3)?),
                     own("mesa2", embedded("mesa2", 2)?),
                 ],
-                1,
+                3,
             ),
         },
         Entry {
@@ -364,7 +364,7 @@ pub fn catalogue() -> Result<Vec<Entry>> {
                     .into_iter()
                     .map(|w| Ok((format!("width{w}"), partial("hybrid", 2, w)?.steps(2000))))
                     .collect::<Result<_>>()?,
-                1,
+                3,
             ),
         },
         Entry { id: "mesa-diversity", title: "a mesa layer, 1 to 256 teachers, n = 5, T = 25", runs: seeds(pools, 1) },

@@ -150,19 +150,27 @@ pub fn weights(settings: &Settings<'_>) -> Result<Reproduction> {
             }
         }
     }
-    let start = SequenceTransformer::init(run.protocol.architecture.clone(), run.protocol.init, run.seed)?;
-    let (trained, control) = (diagonal(&run.model)?, diagonal(&start)?);
+    // [seed][layer]
+    let (mut trained, mut control) = (Vec::new(), Vec::new());
+    for run in &runs {
+        let start = SequenceTransformer::init(run.protocol.architecture.clone(), run.protocol.init, run.seed)?;
+        trained.push(diagonal(&run.model)?);
+        control.push(diagonal(&start)?);
+    }
+    let most = |v: &Vec<f64>| v.iter().copied().fold(0.0, f64::max);
     let figure = figure.caption(format!(
-        "Products of two heads of layers 1, 2 and 4 of five softmax layers, n = 5, T = 25, width 20, one seed; every map has its own range. \
-         Channels are those of the embedding. |tr M| / (‖M‖_{{F}} √20) of the best head, layer by layer: {}; at random weights at most {:.2}.",
-        trained.iter().map(|v| format!("{v:.2}")).collect::<Vec<_>>().join(", "),
-        control.iter().copied().fold(0.0, f64::max)
+        "Products of two heads of layers 1, 2 and 4 of five softmax layers, n = 5, T = 25, width 20, one seed of {}; every map has its own \
+         range. Channels are those of the embedding. |tr M| / (‖M‖_{{F}} √20) of its best head, layer by layer: {}; at its random weights at \
+         most {:.2}.",
+        runs.len(),
+        trained[0].iter().map(|v| format!("{v:.2}")).collect::<Vec<_>>().join(", "),
+        most(&control[0])
     ));
-    let most = |v: &[f64]| v.iter().copied().fold(0.0, f64::max);
+    let ratios: Vec<f64> = trained.iter().zip(&control).map(|(t, c)| most(t) / most(c)).collect();
     let claims = Claims::new().at_least(
         "mesa.fig10.diagonal",
-        "the best head is nearer to a multiple of the identity than at random weights (ratio)",
-        most(&trained) / most(&control),
+        "the best head is nearer to a multiple of the identity than at random weights (ratio, mean over seeds)",
+        mean(&ratios),
         1.0,
     );
     let config = json!({ "checkpoint": "mesa-stacks", "trained": trained, "random": control });
@@ -334,10 +342,11 @@ pub(super) fn sensitivity_panel(name: &str, runs: &[&Trained]) -> Result<(Panel,
 pub fn sensitivity(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("mesa-stacks", |_| true, settings)?;
     let mut figure = Figure::new("mesa.fig16", "The first layer comes to depend on the newest tokens")
-        .caption(
-            "‖∂f^{(1)}_{T}/∂s_{t−j}‖, f^{(1)} the first layer's output, the mean over channels and sequences, over training, n = 5, T = 25. Copying the previous token is \
-             learnt suddenly.",
-        )
+        .caption(format!(
+            "‖∂f^{{(1)}}_{{T}}/∂s_{{t−j}}‖, f^{{(1)}} the first layer's output, the mean over channels and sequences, over training, n = 5, \
+             T = 25, {}. Copying the previous token is learnt suddenly.",
+            seeds(of(&runs, "tf")?.len())
+        ))
         .columns(3);
     let mut claims = Claims::new();
     let mut config = json!({ "checkpoint": "mesa-stacks" });

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::matching::{
-    Bounds, Layers, Trend, by_fifty, first, map, means_map, path_panel, powers_of_two, trend_claims,
+    Bounds, Layers, Trend, by_fifty, error_panel, first, map, means_map, path_panel, powers_of_two, trend_claims,
 };
 use crate::Result;
 use crate::algorithms::Algorithm;
@@ -111,11 +111,11 @@ impl Matches {
 }
 
 /// Newton on the left, gradient descent on a logarithmic scale on the right; heat maps of the first network, below them
-/// the best steps of all with their intervals.
+/// the best steps of all with their intervals. Gives the networks' layers too.
 ///
 /// # Errors
 /// As [`Layers::load`] and [`Matches::of`].
-pub fn newton_and_descent(subject: Subject, settings: &Settings<'_>) -> Result<Reproduction> {
+pub fn newton_and_descent(subject: Subject, settings: &Settings<'_>) -> Result<(Reproduction, Vec<Layers>)> {
     let newton = Matches::of(Layers::load(subject.checkpoint, settings)?, newton_steps(), false, settings, |l| {
         Box::new(l.rivals.newton.clone())
     })?;
@@ -147,7 +147,7 @@ pub fn newton_and_descent(subject: Subject, settings: &Settings<'_>) -> Result<R
         .panel(descent.map("SimE with gradient descent", "gradient-descent steps")?)
         .panel(lower)
         .panel(descent.paths("best-matching gradient-descent steps", true));
-    Ok(Reproduction { figure, claims, config })
+    Ok((Reproduction { figure, claims, config }, descent.networks))
 }
 
 /// Figure 3: layers against Newton and gradient descent.
@@ -162,7 +162,44 @@ pub fn fig3(settings: &Settings<'_>) -> Result<Reproduction> {
         newton: newton_bounds(1.5, 5.0),
         descent: DESCENT,
     };
-    newton_and_descent(subject, settings)
+    Ok(newton_and_descent(subject, settings)?.0)
+}
+
+/// Figures 2a and 3 at M: d = 10, n = 20.
+///
+/// # Errors
+/// As [`newton_and_descent`].
+pub fn medium(settings: &Settings<'_>) -> Result<Reproduction> {
+    with_errors("newton.medium", "Layers against Newton and gradient descent at d = 10", "newton-m", settings)
+}
+
+/// Figures 2a and 3 at L, the paper's d = 20, n = 40 and 12 layers.
+///
+/// # Errors
+/// As [`newton_and_descent`].
+pub fn large(settings: &Settings<'_>) -> Result<Reproduction> {
+    with_errors("newton.large", "Layers against Newton and gradient descent at d = 20", "newton-l", settings)
+}
+
+/// Figure 3 of another network, with the error over its layers as in Figure 2a.
+fn with_errors(
+    id: &'static str,
+    title: &'static str,
+    checkpoint: &'static str,
+    settings: &Settings<'_>,
+) -> Result<Reproduction> {
+    let subject = Subject { id, title, checkpoint, newton: newton_bounds(1.5, 5.0), descent: DESCENT };
+    let (made, networks) = newton_and_descent(subject, settings)?;
+    let shown = first(&networks)?;
+    let (d, n) = (shown.prompts.dim(), shown.prompts.context());
+    let errors = error_panel("error over the layers", shown, &[d / 2, d, 5 * d / 4, 3 * d / 2, n]);
+    let last = shown.errors[shown.count() - 1][n];
+    let fall = shown.errors[shown.span()?.0][n] / last;
+    let claims = made
+        .claims
+        .at_least(format!("{id}.fall"), "2d examples: error of the first useful layer over the last one's", fall, 10.0)
+        .at_most(format!("{id}.error"), "… error of the last layer over d", last, 1e-2);
+    Ok(Reproduction { figure: made.figure.panel(errors), claims, config: made.config })
 }
 
 /// Figure 8: the numbers of Figure 3, over the number of examples, and the same match by a measure that sees magnitudes.
@@ -288,7 +325,7 @@ pub fn fig16(settings: &Settings<'_>) -> Result<Reproduction> {
         newton: newton_bounds(2.0, 6.0),
         descent: None,
     };
-    let made = newton_and_descent(subject, settings)?;
+    let (made, _) = newton_and_descent(subject, settings)?;
     super::ill_conditioned::with_paper_scale(made, "newton.fig16", settings)
 }
 
@@ -304,5 +341,5 @@ pub fn fig22(settings: &Settings<'_>) -> Result<Reproduction> {
         newton: newton_bounds(1.0, 5.0),
         descent: DESCENT,
     };
-    newton_and_descent(subject, settings)
+    Ok(newton_and_descent(subject, settings)?.0)
 }

@@ -364,7 +364,8 @@ pub fn medium() -> Protocol {
         context,
         model: transformer(dim, context, 8, 64, 4),
         steps: 8000,
-        curriculum: growing(dim, context, 3, 320),
+        optimiser: muon(0.005),
+        curriculum: growing(dim, context, 1, 320),
         ..short()
     }
 }
@@ -376,8 +377,9 @@ pub fn large() -> Protocol {
         dim,
         context,
         model: transformer(dim, context, 12, 64, 4),
-        steps: 20_000,
-        curriculum: growing(dim, context, 5, 400),
+        steps: 12_000,
+        optimiser: muon(0.005),
+        curriculum: growing(dim, context, 1, 300),
         ..short()
     }
 }

@@ -64,8 +64,7 @@ pub fn fig19(settings: &Settings<'_>) -> Result<Reproduction> {
         newton: newton_bounds(1.5, 5.0),
         descent: DESCENT,
     };
-    let made = newton_and_descent(subject, settings)?;
-    let networks = Layers::load("newton-s-noisy", settings)?;
+    let (made, networks) = newton_and_descent(subject, settings)?;
     let prompts = paper_scale::isotropic(paper_scale::count(640, settings), 0.1, settings.seed)?;
     let newton = IterativeNewton::new(1.0)?.with_ridge(0.01)?;
     let by_newton = paper_scale::with_least_squares(0.01, &newton, &[1, 5, 10, 15, 20], &prompts)?;
@@ -150,11 +149,9 @@ pub fn fig24(settings: &Settings<'_>) -> Result<Reproduction> {
         newton: None,
         descent: None,
     };
-    let made = newton_and_descent(subject, settings)?;
-    let of = |id: &str| {
-        Matches::of(Layers::load(id, settings)?, newton_steps(), false, settings, |l| Box::new(l.rivals.newton.clone()))
-    };
-    let (deep, usual) = (of("newton-s-deep")?, of("newton-s")?);
+    let (made, deep) = newton_and_descent(subject, settings)?;
+    let of = |networks| Matches::of(networks, newton_steps(), false, settings, |l| Box::new(l.rivals.newton.clone()));
+    let (deep, usual) = (of(deep)?, of(Layers::load("newton-s", settings)?)?);
     let (deep, usual) = (&deep.trends[0], &usual.trends[0]);
     let last = |t: &super::matching::Trend| t.best.last().map_or(0, |b| b.row) as f64;
     let claims = made
