@@ -27,6 +27,7 @@ pub fn experiments() -> Vec<Experiment> {
     const MATCHING: &str = "02_newton";
     const SKEW: &str = "03_ill_conditioned";
     const ERRATA: &str = "04_newton_errata";
+    const VARIANTS: &str = "09_newton_variants";
     const S: &[&str] = &["newton-s"];
     const ATTENTION: &[&str] = &["newton-s", "newton-s-attention"];
     const LSTM: &[&str] = &["newton-s", "newton-s-lstm"];
@@ -47,7 +48,7 @@ pub fn experiments() -> Vec<Experiment> {
         figure("newton.fig3", "Layers against Newton and gradient descent", MATCHING, S, heat_maps::fig3),
         figure("newton.fig4", "Ill-conditioned data: steps to a solution", SKEW, ILL, ill_conditioned::fig4),
         figure("newton.fig5", "The LSTM forgets, the transformer does not", MATCHING, LSTM, forgetting::fig5),
-        figure("newton.fig6", "How wide the residual stream has to be", MATCHING, &["newton-s-width"], fig6::run),
+        figure("newton.fig6", "How wide the residual stream has to be", VARIANTS, &["newton-s-width"], fig6::run),
         figure("newton.fig7", "Layers of a transformer and of an LSTM", MATCHING, LSTM, forgetting::fig7),
         figure("newton.table1", "Transformer and LSTM against three algorithms", MATCHING, LSTM, forgetting::table1),
         figure("newton.fig8", "Figure 3 by the number of examples", MATCHING, S, heat_maps::fig8),
@@ -61,16 +62,18 @@ pub fn experiments() -> Vec<Experiment> {
         figure("newton.fig16", "Ill-conditioned data: layers and steps", SKEW, ILL, heat_maps::fig16),
         figure("newton.fig17", "Ill-conditioned data: induced weights", SKEW, ILL, induced::fig17),
         figure("newton.fig18", "Ill-conditioned data: BFGS and L-BFGS", SKEW, ILL, quasi_newton::fig18),
-        figure("newton.fig19", "Noisy labels", MATCHING, &["newton-s-noisy"], variants::fig19),
-        figure("newton.fig20", "Two-layer ReLU networks", MATCHING, &["newton-relu"], variants::fig20),
-        figure("newton.fig21", "Two-layer tanh networks", MATCHING, &["newton-tanh"], variants::fig21),
-        figure("newton.fig22", "One head a layer", MATCHING, ONE_HEAD, heat_maps::fig22),
-        figure("newton.fig23", "One head a layer: induced weights", MATCHING, ONE_HEAD, induced::fig23),
-        figure("newton.fig24", "Twice the layers", MATCHING, DEEP, variants::fig24),
-        figure("newton.fig25", "Twice the layers: error", MATCHING, DEEP, variants::fig25),
+        figure("newton.fig19", "Noisy labels", VARIANTS, &["newton-s-noisy"], variants::fig19),
+        figure("newton.fig20", "Two-layer ReLU networks", VARIANTS, &["newton-relu"], variants::fig20),
+        figure("newton.fig21", "Two-layer tanh networks", VARIANTS, &["newton-tanh"], variants::fig21),
+        figure("newton.fig22", "One head a layer", VARIANTS, ONE_HEAD, heat_maps::fig22),
+        figure("newton.fig23", "One head a layer: induced weights", VARIANTS, ONE_HEAD, induced::fig23),
+        figure("newton.fig24", "Twice the layers", VARIANTS, DEEP, variants::fig24),
+        figure("newton.fig25", "Twice the layers: error", VARIANTS, DEEP, variants::fig25),
         figure("newton.fig26", "The algorithms against one another", MATCHING, &[], fig26::run),
         figure("newton.fig27", "Induced weights lie in the span of the examples", MATCHING, S, induced::fig27),
-        figure("newton.attention", "Linear, ReLU and softmax attention", MATCHING, ATTENTION, beyond::attention),
+        figure("newton.medium", "Figures 2 and 3 at d = 10", VARIANTS, &["newton-m"], heat_maps::medium),
+        figure("newton.large", "Figures 2 and 3 at the paper's d = 20", VARIANTS, &["newton-l"], heat_maps::large),
+        figure("newton.attention", "Linear, ReLU and softmax attention", VARIANTS, ATTENTION, beyond::attention),
         figure("newton.theorem", "Theorem 5.1 as running weights", ERRATA, &[], beyond::theorem),
         figure("newton.precision", "Newton in single and double precision", ERRATA, &[], beyond::precision),
         figure("newton.alpha", "What the constant in α does to Newton", ERRATA, &[], beyond::alpha),

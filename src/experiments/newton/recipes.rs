@@ -357,6 +357,10 @@ fn lstm() -> Protocol {
 }
 
 /// The M setting: d = 10, n = 20, 8 layers of width 64 with 4 heads.
+///
+/// Loss over d in the 200 steps before 1600, 2560 and 3520 (the optimum's then: 0.27, 0.27 and 0.26): Muon at 0.005 0.41, 0.45
+/// and 0.32, Adam at 0.001 0.63, 0.48 and 0.37. Muon at 0.02, S's rate, does not leave the plateau of 0.9. A curriculum that
+/// begins with one coordinate leaves it while prompts are short.
 pub fn medium() -> Protocol {
     let (dim, context) = (10, 20);
     Protocol {
