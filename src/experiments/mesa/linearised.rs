@@ -315,10 +315,11 @@ pub fn weights(settings: &Settings<'_>) -> Result<Reproduction> {
     let mut figure =
         Figure::new("mesa.fig19", "The weights of a softmax layer and of its linear replacement").columns(4);
     // Of every seed, layer by layer and product by product; loss after a layer's replacement over the loss before.
-    let (mut cosines, mut after, mut table) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut cosines, mut losses, mut after, mut table) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (seed, (run, linear)) in networks.iter().enumerate() {
         let test = run.protocol.task.sample(if settings.quick { 128 } else { 1024 }, settings.seed.wrapping_add(81))?;
         let before = loss(&run.model, run, &test)?;
+        losses.push(before);
         let all = weights::products(&run.model)?;
         for (l, linear) in linear.iter().enumerate() {
             after.push(loss(&replaced(&run.model, l, &linear.model)?, run, &test)? / before);
@@ -350,6 +351,7 @@ pub fn weights(settings: &Settings<'_>) -> Result<Reproduction> {
         mean(&cosines),
         0.7,
     );
-    let config = json!({ "checkpoint": "mesa-distilled", "cosines": cosines, "loss_ratio_after": after });
+    let config =
+        json!({ "checkpoint": "mesa-distilled", "cosines": cosines, "loss": losses, "loss_ratio_after": after });
     Ok(Reproduction { figure, claims, config })
 }

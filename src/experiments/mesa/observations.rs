@@ -8,7 +8,7 @@ use super::kernels::RIDGE;
 use super::one_layer::mean;
 use super::probes::{Target, probe};
 use super::recipes::{self, Trained};
-use super::stacks::{self, bound_tokens};
+use super::stacks::{self, bound_line};
 use crate::algorithms::sequences::{InverseSeries, Pairing, SequenceLeastSquares, sequence_losses};
 use crate::experiments::{Reproduction, Settings};
 use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
@@ -370,17 +370,13 @@ pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
             .x(Axis::linear("observation probed for, tokens back").ticks(0..8))
             .y(Axis::log("relative error, held out").range(1e-5, 2.0))
     };
-    let mean_of = |runs: &[Trained], network: &str, name: &str, color| -> Result<Line> {
-        let all: Vec<Vec<f64>> =
-            of(runs, network)?.iter().map(|run| bound_tokens(run, settings)).collect::<Result<_>>()?;
-        Ok(Line::mean(name, 0..8, &all).color(color).markers())
-    };
     let bound = |line: &Line| line.y.iter().filter(|e| **e < 0.1).count() as f64;
     let mut panel = axes("seen in full and in part");
     let (mut claims, mut config) =
         (Claims::new(), json!({ "checkpoints": ["mesa-partial", "mesa-stacks", "mesa-widths"] }));
     for (network, name, color) in NETWORKS {
-        let (in_full, in_part) = (mean_of(&full, network, name, color)?, mean_of(&runs, network, name, color)?);
+        let (in_full, in_part) =
+            (bound_line(&full, network, name, color, settings)?, bound_line(&runs, network, name, color, settings)?);
         claims = claims.at_least(
             format!("mesa.fig21.{network}"),
             format!("{name}: observations bound (error below 0.1) more than where the state is seen in full"),
@@ -399,7 +395,7 @@ pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
     widths.sort_unstable();
     widths.dedup();
     for (width, color) in widths.iter().zip(shades(widths.len())) {
-        let line = mean_of(&narrow, &format!("width{width}"), &format!("width {width}"), color)?;
+        let line = bound_line(&narrow, &format!("width{width}"), &format!("width {width}"), color, settings)?;
         counts.push(bound(&line));
         by_width = by_width.line(line);
     }
@@ -414,8 +410,11 @@ pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
     let figure = Figure::new("mesa.fig21", "Where the state is seen in part, layer 1 binds more observations")
         .caption(format!(
             "Linear probes of layer 1's output at t = T, held out. Left: solid: Figure 2A, n = 5; dashed: {PARTIAL}. \
-             Right: hybrids of other widths, 2,000 steps (the paper: 5 to 80, n = 15). {}.",
-            seeds(of(&runs, "tf")?.len())
+             Right: hybrids of other widths, 2,000 steps (the paper: 5 to 80, n = 15). Networks of each kind: \
+             solid {}, dashed {}, right {}.",
+            of(&full, "tf")?.len(),
+            of(&runs, "tf")?.len(),
+            narrow.len() / widths.len()
         ))
         .columns(2)
         .panel(panel)

@@ -25,12 +25,24 @@ const NETWORKS: [(&str, &str, Color); 3] = [
 const HORIZON: usize = 8;
 
 /// Relative held-out errors of the probes of the first layer's output at the last token, for the states 0 to 7 back.
-pub(super) fn bound_tokens(run: &Trained, settings: &Settings<'_>) -> Result<Vec<f64>> {
+fn bound_tokens(run: &Trained, settings: &Settings<'_>) -> Result<Vec<f64>> {
     let sequences = sample(run, settings)?;
     let last = [sequences.tokens() - 1];
     (0..HORIZON)
         .map(|back| Ok(probe(&run.model, run, &sequences, &Target::Back(back), &last)?.relative[1][0]))
         .collect()
+}
+
+/// The mean of [`bound_tokens`] over the seeds of a network, as a line.
+pub(super) fn bound_line(
+    runs: &[Trained],
+    network: &str,
+    name: &str,
+    color: Color,
+    settings: &Settings<'_>,
+) -> Result<Line> {
+    let all: Vec<Vec<f64>> = of(runs, network)?.iter().map(|run| bound_tokens(run, settings)).collect::<Result<_>>()?;
+    Ok(Line::mean(name, 0..HORIZON, &all).color(color).markers())
 }
 
 /// Figures 2A and 17.
@@ -45,9 +57,7 @@ pub fn binding(settings: &Settings<'_>) -> Result<Reproduction> {
     let mut config = json!({ "checkpoint": "mesa-stacks" });
     let mut claims = Claims::new();
     for (network, name, color) in NETWORKS {
-        let all: Vec<Vec<f64>> =
-            of(&runs, network)?.iter().map(|run| bound_tokens(run, settings)).collect::<Result<_>>()?;
-        let line = Line::mean(name, 0..HORIZON, &all).color(color).markers();
+        let line = bound_line(&runs, network, name, color, settings)?;
         if network != "mesa2" {
             claims = claims
                 .at_most(format!("mesa.fig2a.{network}-now"), format!("{name}: s_{{t}} is decodable"), line.y[0], 0.05)
