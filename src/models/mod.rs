@@ -34,7 +34,7 @@ pub struct Parameter<'a> {
     /// Its shape.
     pub shape: &'a [usize],
     /// Its values, row-major: what is left here after the visit becomes the tensor's content.
-    pub values: &'a mut Vec<f32>,
+    pub values: &'a mut [f32],
     /// Reads its gradient into a vector of the same length; zeros if there is none.
     pub gradient: &'a ReadGradient<'a>,
 }
@@ -46,8 +46,22 @@ pub trait Parameters {
     /// Calls `visitor` on every tensor.
     ///
     /// # Errors
-    /// The visitor's first, or [`Error::Shape`] if it changed a tensor's length.
+    /// The visitor's first.
     fn visit(&mut self, visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()>;
+
+    /// The shape of every tensor and its gradient, in the order of the visit; zeros where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Numerical`] if there is no memory for them.
+    fn gradients(&mut self, source: &mut Gradients<f32, Cpu>) -> Result<(Vec<Vec<usize>>, Vec<Vec<f32>>)> {
+        let mut all = (Vec::new(), Vec::new());
+        self.visit(&mut |parameter| {
+            all.0.push(parameter.shape.to_vec());
+            all.1.push((parameter.gradient)(source)?);
+            Ok(())
+        })?;
+        Ok(all)
+    }
 }
 
 /// Visits one tensor: what an implementation of [`Parameters::visit`] calls for each of its own.
@@ -59,16 +73,21 @@ pub fn visit_tensor<S: Shape>(
     tensor: &mut Tensor<S, f32, Cpu>,
     visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>,
 ) -> Result<()> {
-    let mut values = tensor.as_vec();
+    let mut values = contents(tensor);
     let shape: Vec<usize> = tensor.shape().concrete().into_iter().collect();
     let gradient = |gradients: &mut Gradients<f32, Cpu>| {
         let gradient = gradients.get_or_alloc_mut(&*tensor).map_err(|e| Error::numerical("gradient", e.to_string()))?;
         Ok(gradient.to_vec())
     };
     visitor(Parameter { name, shape: &shape, values: &mut values, gradient: &gradient })?;
-    if values.len() != shape.iter().product::<usize>() {
-        return Err(Error::shape(name, &[values.len()], format!("{shape:?}")));
-    }
     tensor.copy_from(&values);
     Ok(())
+}
+
+/// The values of a model's own tensor, which stand in its memory in order. dfdx's `as_vec` looks for the place of every one of
+/// them, which takes longer than the optimiser's arithmetic.
+pub(crate) fn contents<S: Shape, T>(tensor: &Tensor<S, f32, Cpu, T>) -> Vec<f32> {
+    let mut values = vec![0.0; tensor.shape().num_elements()];
+    tensor.copy_into(&mut values);
+    values
 }

@@ -1,10 +1,10 @@
 //! Models that turn token sequences into predictions by one fused op: what transformers and LSTMs have in common.
 
-use dfdx::prelude::{Cpu, Gradients, Merge, Tape, TensorFromVec};
+use dfdx::prelude::{Cpu, Gradients, HasShape, Merge, Shape, Tape, TensorFromVec};
 
-use super::{Parameter, Parameters};
+use super::{Parameter, Parameters, contents};
 use crate::error::all_finite;
-use crate::ops::sequence::{self, Architecture, Batch, Entry, Objective, Params, Tokens};
+use crate::ops::sequence::{self, Architecture, Batch, Buffer, Entry, Objective, Params, Tokens};
 use crate::tasks::Sequences;
 use crate::{Error, Result};
 
@@ -42,7 +42,14 @@ impl<C: Architecture> SequenceModel<C> {
 
     /// All parameters, one tensor after the other in the order of [`Architecture::tensors`].
     pub fn values(&self) -> Vec<f32> {
-        self.params.as_vec()
+        contents(&self.params)
+    }
+
+    /// All parameters, in memory that is kept from step to step.
+    fn buffer(&self) -> Buffer {
+        let mut all = Buffer::take(self.params.shape().num_elements());
+        self.params.copy_into(all.as_mut());
+        all
     }
 
     fn entry(&self, name: &str) -> Result<Entry> {
@@ -91,7 +98,7 @@ impl<C: Architecture> SequenceModel<C> {
     /// # Errors
     /// [`Error::Shape`] if the sequences do not fit the model, [`Error::Invalid`] if they are longer than its positions.
     pub fn predict(&self, sequences: &Sequences) -> Result<Vec<f32>> {
-        sequence::predict(&self.config, &self.values(), self.batch(sequences)?)
+        sequence::predict(&self.config, self.buffer().as_ref(), self.batch(sequences)?)
     }
 
     /// The hidden states: the embedded tokens, then the output of each layer. `layers + 1` times
@@ -101,7 +108,7 @@ impl<C: Architecture> SequenceModel<C> {
     /// # Errors
     /// As [`SequenceModel::predict`].
     pub fn hidden_states(&self, sequences: &Sequences) -> Result<Vec<Vec<f32>>> {
-        sequence::hidden_states(&self.config, &self.values(), self.batch(sequences)?)
+        sequence::hidden_states(&self.config, self.buffer().as_ref(), self.batch(sequences)?)
     }
 
     /// The loss of the predictions ([`Sequences::loss`]).
@@ -120,11 +127,10 @@ impl<C: Architecture> SequenceModel<C> {
         let batch = self.batch(sequences)?;
         let weights: Vec<f32> = sequences.weights().iter().map(|w| (w / batch.batch as f64) as f32).collect();
         let objective = Objective::Squares { targets: sequences.targets(), weights: &weights };
-        let derivative = sequence::differentiate(&self.config, &self.values(), batch, objective, false)?;
         let mut gradients = Gradients::leaky();
         let into = gradients.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
-        into.copy_from_slice(&derivative.params);
-        Ok((derivative.loss, gradients))
+        let (loss, _) = sequence::differentiate(&self.config, self.buffer().as_ref(), batch, objective, into, false)?;
+        Ok((loss, gradients))
     }
 
     /// The predictions on dfdx's tape, for losses of any other form: `[batch, predictions, outputs]` at tokens 0,
@@ -147,20 +153,21 @@ impl<C: Architecture> SequenceModel<C> {
 
 impl<C: Architecture> Parameters for SequenceModel<C> {
     fn visit(&mut self, visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()> {
-        let mut all = self.params.as_vec();
+        let mut all = self.buffer();
         for Entry { name, shape, at } in self.config.tensors() {
-            let mut values = all[at.clone()].to_vec();
             let gradient = |gradients: &mut Gradients<f32, Cpu>| {
                 let all = gradients.get_or_alloc_mut(&self.params);
                 Ok(all.map_err(|e| Error::numerical("gradient", e.to_string()))?[at.clone()].to_vec())
             };
-            visitor(Parameter { name: &name, shape: &shape, values: &mut values, gradient: &gradient })?;
-            if values.len() != at.len() {
-                return Err(Error::shape(name, &[values.len()], format!("{shape:?}")));
-            }
-            all[at].copy_from_slice(&values);
+            let values = &mut all.as_mut()[at.clone()];
+            visitor(Parameter { name: &name, shape: &shape, values, gradient: &gradient })?;
         }
-        self.params.copy_from(&all);
+        self.params.copy_from(all.as_ref());
         Ok(())
+    }
+
+    fn gradients(&mut self, source: &mut Gradients<f32, Cpu>) -> Result<(Vec<Vec<usize>>, Vec<Vec<f32>>)> {
+        let all = source.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
+        Ok(self.config.tensors().into_iter().map(|Entry { shape, at, .. }| (shape, all[at].to_vec())).unzip())
     }
 }

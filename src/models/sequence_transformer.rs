@@ -3,7 +3,7 @@
 use dfdx::prelude::{Cpu, Gradients, Tensor, TensorFromVec};
 use rand_distr::{Distribution, StandardNormal};
 
-use super::{Parameter, Parameters, visit_tensor};
+use super::{Parameter, Parameters, contents, visit_tensor};
 use crate::error::all_finite;
 use crate::linalg::Matrix;
 use crate::ops::lane_products::OnLanes;
@@ -106,7 +106,7 @@ impl SequenceTransformer {
 
     /// All parameters, in the order of [`Architecture::slots`].
     pub fn values<T: OnLanes>(&self) -> Vec<T> {
-        self.tensors.iter().flat_map(|t| t.as_vec()).map(|v| T::of(f64::from(v))).collect()
+        self.tensors.iter().flat_map(contents).map(|v| T::of(f64::from(v))).collect()
     }
 
     /// The parameter matrix `name`.
@@ -115,7 +115,7 @@ impl SequenceTransformer {
     /// [`Error::Unknown`] if there is none.
     pub fn matrix(&self, name: &str) -> Result<Matrix> {
         let k = self.slot(name)?;
-        let values = self.tensors[k].as_vec().into_iter().map(f64::from).collect();
+        let values = contents(&self.tensors[k]).into_iter().map(f64::from).collect();
         Matrix::from_vec(self.slots[k].rows, self.slots[k].columns, values)
     }
 

@@ -23,6 +23,10 @@ const PIECE: usize = 1 << 15;
 
 /// m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², p ← decay p - rate m / (sqrt(v) / correction + ε).
 pub(crate) fn adam(step: Step, params: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
+    if params.len() <= PIECE {
+        // To ask the thread pool takes longer than to update most tensors.
+        return dispatch(Update { step, p: params, g: gradient, m: first, v: second });
+    }
     let pieces = params.par_chunks_mut(PIECE).zip(gradient.par_chunks(PIECE));
     pieces.zip(first.par_chunks_mut(PIECE)).zip(second.par_chunks_mut(PIECE)).for_each(|(((p, g), m), v)| {
         dispatch(Update { step, p, g, m, v });

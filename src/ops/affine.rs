@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::gemm::{Left, Right, Start, add_column_sums, gemm, pack, pack_transposed, packed_len};
+use super::gemm::{Left, Right, Start, column_sums, gemm, pack, pack_transposed, packed_len};
 use super::simd::WIDTH;
 
 /// Places of an affine layer's tensors in the parameters; empty if there is none.
@@ -87,6 +87,11 @@ impl Affine {
         self.column(j).map_or(0.0, |j| params[self.at(p, j)])
     }
 
+    /// Whether the tensor has the rows of this map one after the other.
+    fn rows_in_place(&self) -> bool {
+        !self.at.weight.is_empty() && !self.transposed
+    }
+
     /// Floats of the prepared weights.
     pub fn prepared_len(&self) -> usize {
         self.forward.len() + self.backward.len() + self.bias.len()
@@ -160,12 +165,13 @@ impl Affine {
         gemm([m, self.rows, self.columns], a, b, Start::ZERO, dx.0, dx.1);
     }
 
-    /// Adds xᵀ dy and the column sums of dy to the gradient.
-    pub fn gradient(&self, g: &mut [f32], m: usize, x: (&[f32], usize), dy: (&[f32], usize)) {
+    /// The gradient, xᵀ dy and the column sums of dy, into `g` or added to it.
+    pub fn gradient(&self, g: &mut [f32], m: usize, x: (&[f32], usize), dy: (&[f32], usize), add: bool) {
         let a = Left { data: x.0, row: 1, step: x.1 };
         let into = &mut g[self.gradient.clone()];
-        gemm([self.rows, self.columns, m], a, Right::rows(dy.0, dy.1), Start::ADD, into, stride(self.columns));
-        add_column_sums(m, self.columns, dy.0, dy.1, &mut g[self.gradient_bias.clone()]);
+        let start = Start { bias: None, add };
+        gemm([self.rows, self.columns, m], a, Right::rows(dy.0, dy.1), start, into, stride(self.columns));
+        column_sums(m, self.columns, dy.0, dy.1, &mut g[self.gradient_bias.clone()], add);
     }
 
     /// The gradient in the tensors, from the one in the folded weights (this layer's part of `g`).
@@ -182,14 +188,16 @@ impl Affine {
             let row = &row[..self.columns];
             let (gamma, beta) = self.norm(params, p);
             if !self.norm.weight.is_empty() {
-                let entries = (0..self.columns).map(|j| self.entry(params, p, j));
-                let (mut d_gamma, mut d_beta) = (0.0, 0.0);
-                for ((g, b), w) in row.iter().zip(bias).zip(entries) {
-                    d_gamma += g * w;
-                    d_beta += b * w;
-                }
-                out[self.norm.weight.start + p] = d_gamma;
-                out[self.norm.bias.start + p] = d_beta;
+                let dot = |g: &[f32]| -> f32 {
+                    if self.rows_in_place() {
+                        let w = &params[self.at(p, 0)..][..self.columns];
+                        g.iter().zip(w).map(|(g, w)| g * w).sum()
+                    } else {
+                        g.iter().enumerate().map(|(j, g)| g * self.entry(params, p, j)).sum()
+                    }
+                };
+                out[self.norm.weight.start + p] = dot(row);
+                out[self.norm.bias.start + p] = dot(bias);
             }
             if self.at.weight.is_empty() {
                 continue;

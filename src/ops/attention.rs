@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::gemm::{Left, PANEL, Right, Start, gemm};
+use super::gemm::{Left, PANEL, Right, small};
 use super::simd::{Job, Simd, WIDTH, dispatch};
 
 /// What weights are made of scores.
@@ -130,38 +130,31 @@ impl Heads {
 
     /// Scores qᵀk of all queries, transposed, keys as rows: `left` rows against the columns of `right` `[key, T]`.
     fn products(&self, left: &[f32], stride: usize, right: &[f32], out: &mut [f32]) {
-        let padded = self.padded();
-        let a = Left { data: left, row: stride, step: 1 };
-        let block = if self.form.causal { WIDTH } else { padded };
-        for i in (0..padded).step_by(block) {
-            let b = Right::rows(&right[i..], padded);
-            gemm([self.reach(i + block), block, self.key], a, b, Start::ZERO, &mut out[i..], padded);
-        }
+        dispatch(Products { heads: self, left, stride, right, out });
     }
 
     /// Σ_j M_ij r_j for every query i, M given transposed: what attention does with P and V.
     fn over_keys(&self, transposed: &[f32], right: Right<'_>, out: &mut [f32], stride: usize) {
-        let padded = self.padded();
-        let block = if self.form.causal { ROWS } else { self.tokens };
-        for i in (0..self.tokens).step_by(block) {
-            let rows = block.min(self.tokens - i);
-            let a = Left { data: &transposed[i..], row: 1, step: padded };
-            gemm([rows, self.key, self.reach(i + rows)], a, right, Start::ZERO, &mut out[i * stride..], stride);
-        }
+        dispatch(OverKeys { heads: self, transposed, right, out, stride });
     }
 
     /// Σ_i M_ij r_i for every key j, M given transposed.
     fn over_queries(&self, transposed: &[f32], right: Right<'_>, out: &mut [f32], stride: usize) {
-        let padded = self.padded();
-        let block = if self.form.causal { ROWS } else { self.tokens };
-        for j in (0..self.tokens).step_by(block) {
-            let rows = block.min(self.tokens - j);
-            let first = self.first(j);
-            let a = Left { data: &transposed[j * padded + first..], row: padded, step: 1 };
-            let b = Right { data: &right.data[first * right.step..], ..right };
-            let out = &mut out[j * stride..];
-            gemm([rows, self.key, self.tokens - first], a, b, Start::ZERO, out, stride);
-        }
+        dispatch(OverQueries { heads: self, transposed, right, out, stride });
+    }
+
+    /// Keys that none of the queries i, …, i + 15 attends to, but whose weights a block of queries reads that begins earlier than
+    /// it would ([`Heads::block`]): they must be zero.
+    #[inline(always)]
+    fn unreached(&self, i: usize) -> std::ops::Range<usize> {
+        let last = self.tokens.saturating_sub(ROWS);
+        if (i..i + WIDTH).contains(&last) { self.reach(i + WIDTH)..self.tokens } else { 0..0 }
+    }
+
+    /// Where a block of [`ROWS`] tokens begins that would begin at `i`: earlier, if there are not as many left.
+    #[inline(always)]
+    fn block(&self, i: usize) -> usize {
+        i.min(self.tokens.saturating_sub(ROWS))
     }
 
     /// Writes `[T, key]` by whole vectors: into `out` itself, or into `room` and from there.
@@ -289,6 +282,88 @@ fn mask<V: Simd>(causal: bool, i: usize, j: usize) -> Option<V> {
     if causal && j > i { Some(vector(&MASK, WIDTH.saturating_sub(j - i))) } else { None }
 }
 
+/// [`Heads::products`].
+struct Products<'a> {
+    heads: &'a Heads,
+    left: &'a [f32],
+    stride: usize,
+    right: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Job for Products<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        let Products { heads, left, stride, right, out } = self;
+        let padded = heads.padded();
+        // Two vectors of queries at a time; the keys that only the second reaches, for that one alone.
+        for i in (0..padded).step_by(2 * WIDTH) {
+            let (both, all) = (heads.reach(i + WIDTH), heads.reach(i + 2 * WIDTH));
+            let blocks = if i + WIDTH < padded {
+                [(0, both, i, 2), (both, all, i + WIDTH, 1)]
+            } else {
+                [(0, all, i, 1), (0, 0, 0, 0)]
+            };
+            for (from, to, i, vectors) in blocks {
+                if from < to {
+                    let a = Left { data: &left[from * stride..], row: stride, step: 1 };
+                    let b = Right::rows(&right[i..], padded);
+                    small::<V>([to - from, vectors * WIDTH, heads.key], a, b, &mut out[from * padded + i..], padded);
+                }
+            }
+        }
+    }
+}
+
+/// [`Heads::over_keys`].
+struct OverKeys<'a> {
+    heads: &'a Heads,
+    transposed: &'a [f32],
+    right: Right<'a>,
+    out: &'a mut [f32],
+    stride: usize,
+}
+
+impl Job for OverKeys<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        let OverKeys { heads, transposed, right, out, stride } = self;
+        for i in (0..heads.tokens).step_by(ROWS) {
+            let i = heads.block(i);
+            let rows = ROWS.min(heads.tokens);
+            let a = Left { data: &transposed[i..], row: 1, step: heads.padded() };
+            small::<V>([rows, heads.key, heads.reach(i + rows)], a, right, &mut out[i * stride..], stride);
+        }
+    }
+}
+
+/// [`Heads::over_queries`].
+struct OverQueries<'a> {
+    heads: &'a Heads,
+    transposed: &'a [f32],
+    right: Right<'a>,
+    out: &'a mut [f32],
+    stride: usize,
+}
+
+impl Job for OverQueries<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        let OverQueries { heads, transposed, right, out, stride } = self;
+        let padded = heads.padded();
+        for j in (0..heads.tokens).step_by(ROWS) {
+            let j = heads.block(j);
+            let (rows, first) = (ROWS.min(heads.tokens), heads.first(j));
+            let a = Left { data: &transposed[j * padded + first..], row: padded, step: 1 };
+            let b = Right { data: &right.data[first * right.step..], ..right };
+            small::<V>([rows, heads.key, heads.tokens - first], a, b, &mut out[j * stride..], stride);
+        }
+    }
+}
+
 /// Scores, transposed, become weights.
 struct Weigh<'a> {
     heads: &'a Heads,
@@ -303,6 +378,7 @@ impl Job for Weigh<'_> {
         let (padded, form) = (heads.padded(), heads.form);
         for i in (0..padded).step_by(WIDTH) {
             let reach = heads.reach(i + WIDTH);
+            heads.unreached(i).for_each(|j| put(V::zero(), weights, j * padded + i));
             if form.weights == Weights::Softmax {
                 let mut greatest = V::splat(f32::MIN);
                 for j in 0..reach {
@@ -363,6 +439,7 @@ impl Job for Slope<'_> {
         let scale = V::splat(self.scale);
         for i in (0..padded).step_by(WIDTH) {
             let reach = heads.reach(i + WIDTH);
+            heads.unreached(i).for_each(|j| put(V::zero(), slopes, j * padded + i));
             let mut mean = V::zero();
             if form.weights == Weights::Softmax {
                 for j in 0..reach {

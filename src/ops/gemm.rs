@@ -241,6 +241,98 @@ impl Tile {
     }
 }
 
+/// C = A B for a few rows and terms, inside a [`Job`]: what [`gemm`] does, without what it costs to begin. Sizes as there, B
+/// row-major.
+///
+/// # Panics
+/// If a slice is shorter than the sizes say.
+#[inline(always)]
+pub(super) fn small<V: Simd>([m, n, k]: [usize; 3], a: Left<'_>, b: Right<'_>, c: &mut [f32], stride: usize) {
+    let columns = n.next_multiple_of(WIDTH);
+    assert!(m > 0 && n > 0 && k > 0 && b.panel == PANEL, "an empty or a packed matrix");
+    assert!(c.len() >= (m - 1) * stride + columns && (m == 1 || stride >= columns), "C is too small");
+    assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.step, "A is too small");
+    assert!(b.data.len() >= (k - 1) * b.step + columns, "B is too small");
+    if V::MANY {
+        rows_of::<V, 8, 2>(m, columns, k, a, b, c, stride)
+    } else {
+        rows_of::<V, 4, 1>(m, columns, k, a, b, c, stride)
+    }
+}
+
+#[inline(always)]
+fn rows_of<V: Simd, const M: usize, const N: usize>(
+    m: usize,
+    columns: usize,
+    terms: usize,
+    a: Left<'_>,
+    b: Right<'_>,
+    c: &mut [f32],
+    stride: usize,
+) {
+    let mut j = 0;
+    while j < columns {
+        let wide = N == 2 && j + PANEL <= columns;
+        let mut i = 0;
+        while i < m {
+            // The last rows are taken together with some before them, which are computed again.
+            let row = if m < M { i } else { i.min(m - M) };
+            let (from, to) = (a.data[row * a.row..].as_ptr(), c[row * stride + j..].as_mut_ptr());
+            let right = b.data[j..].as_ptr();
+            // SAFETY: `small` has checked that all rows, terms and columns of the tile are inside the slices.
+            unsafe {
+                match (m < M, wide) {
+                    (false, true) => whole::<V, M, 2>(terms, from, a, right, b.step, to, stride),
+                    (false, false) => whole::<V, M, 1>(terms, from, a, right, b.step, to, stride),
+                    (true, true) => whole::<V, 1, 2>(terms, from, a, right, b.step, to, stride),
+                    (true, false) => whole::<V, 1, 1>(terms, from, a, right, b.step, to, stride),
+                }
+            }
+            i += if m < M { 1 } else { M };
+        }
+        j += if wide { PANEL } else { WIDTH };
+    }
+}
+
+/// A tile of M rows and N vectors, all of them there.
+///
+/// # Safety
+/// A (from `from` on, spaced as in `a`), B and C must hold the tile's rows, terms and columns.
+// Loops over indices: iterators' closures would not be compiled with the caller's instructions.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+unsafe fn whole<V: Simd, const M: usize, const N: usize>(
+    terms: usize,
+    from: *const f32,
+    a: Left<'_>,
+    right: *const f32,
+    step: usize,
+    to: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sums = [[V::zero(); N]; M];
+        for p in 0..terms {
+            let mut b = [V::zero(); N];
+            for j in 0..N {
+                b[j] = V::load(&*right.add(p * step + j * WIDTH).cast());
+            }
+            for i in 0..M {
+                let left = V::splat(*from.add(i * a.row + p * a.step));
+                for j in 0..N {
+                    sums[i][j] = sums[i][j].add_mul(left, b[j]);
+                }
+            }
+        }
+        for i in 0..M {
+            for j in 0..N {
+                sums[i][j].store(&mut *to.add(i * stride + j * WIDTH).cast());
+            }
+        }
+    }
+}
+
 /// Floats that [`pack`] fills for a matrix of `k` rows and `n` columns.
 pub fn packed_len(k: usize, n: usize) -> usize {
     k * n.next_multiple_of(PANEL)
@@ -307,12 +399,13 @@ impl Job for PackTransposed<'_> {
     }
 }
 
-/// Adds the sums of the columns of `m` rows, `stride` apart, to `to`; columns up to the next multiple of [`WIDTH`] too.
+/// The sums of the columns of `m` rows, `stride` apart, into `to` or added to it; columns up to the next multiple of [`WIDTH`]
+/// too.
 ///
 /// # Panics
 /// If a slice is shorter than the sizes say.
-pub fn add_column_sums(m: usize, n: usize, data: &[f32], stride: usize, to: &mut [f32]) {
-    dispatch(ColumnSums { m, vectors: n.div_ceil(WIDTH), data, stride, to });
+pub fn column_sums(m: usize, n: usize, data: &[f32], stride: usize, to: &mut [f32], add: bool) {
+    dispatch(ColumnSums { m, vectors: n.div_ceil(WIDTH), data, stride, to, add });
 }
 
 struct ColumnSums<'a> {
@@ -321,6 +414,7 @@ struct ColumnSums<'a> {
     data: &'a [f32],
     stride: usize,
     to: &'a mut [f32],
+    add: bool,
 }
 
 impl Job for ColumnSums<'_> {
@@ -328,6 +422,9 @@ impl Job for ColumnSums<'_> {
     #[inline(always)]
     fn run<V: Simd>(self) {
         let to = &mut self.to.as_chunks_mut().0[..self.vectors];
+        if !self.add {
+            to.as_flattened_mut().fill(0.0);
+        }
         for row in self.data.chunks(self.stride).take(self.m) {
             for (to, row) in to.iter_mut().zip(row.as_chunks().0) {
                 V::load(to).add(V::load(row)).store(to);

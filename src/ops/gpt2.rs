@@ -531,7 +531,7 @@ impl Pass for Run<'_> {
         (self.predictions, self.d_predictions)
     }
 
-    fn backward(&mut self, tokens: &[f32], every: usize, g: &mut [f32]) {
+    fn backward(&mut self, tokens: &[f32], every: usize, g: &mut [f32], add: bool) {
         let Run { plan, w, prompts, .. } = *self;
         let config = plan.config;
         let (length, rows) = (plan.length, prompts * plan.length);
@@ -546,7 +546,7 @@ impl Pass for Run<'_> {
         for p in 0..prompts {
             let d = &self.d_predictions[p * count * out..];
             let last = &self.last[p * length * width..];
-            plan.read_out.gradient(g, count, (last, every * width), (d, out));
+            plan.read_out.gradient(g, count, (last, every * width), (d, out), add || p > 0);
             plan.read_out.backward(w, count, (d, out), (&mut into[p * length * width..], every * width));
         }
         if config.layer_norm {
@@ -566,31 +566,31 @@ impl Pass for Run<'_> {
                 }
             };
             if let Some((fc, out)) = &block.mlp {
-                out.gradient(g, rows, (saved.hidden, m), (dx, width));
+                out.gradient(g, rows, (saved.hidden, m), (dx, width), add);
                 out.backward(w, rows, (dx, width), (self.d_hidden, m));
                 times(config.mlp, m, &mut self.d_hidden[..rows * m], saved.slope);
-                fc.gradient(g, rows, (saved.mlp_in, width), (self.d_hidden, m));
+                fc.gradient(g, rows, (saved.mlp_in, width), (self.d_hidden, m), add);
                 fc.backward(w, rows, (self.d_hidden, m), (d_in, width));
                 back(saved.mlp_in, saved.mlp_scale, d_in, dx);
             }
-            block.proj.gradient(g, rows, (saved.attended, o), (dx, width));
+            block.proj.gradient(g, rows, (saved.attended, o), (dx, width), add);
             block.proj.backward(w, rows, (dx, width), (self.d_attended, o));
             for p in 0..prompts {
                 let weights = &saved.weights[p * plan.heads.weights_len()..][..plan.heads.weights_len()];
                 let (qkv, d_out) = (&saved.qkv[p * length * q..], &self.d_attended[p * length * o..]);
                 plan.heads.backward(qkv, weights, d_out, &mut self.d_qkv[p * length * q..], self.scratch);
             }
-            block.attn.gradient(g, rows, (saved.attn_in, width), (self.d_qkv, q));
+            block.attn.gradient(g, rows, (saved.attn_in, width), (self.d_qkv, q), add);
             block.attn.backward(w, rows, (self.d_qkv, q), (d_in, width));
             if l == 0 && config.positions == Positions::Sinusoidal {
-                sum_prompts(&self.d_qkv[..rows * q], &mut g[plan.position_gradient.clone()], length * q);
+                sum_prompts(&self.d_qkv[..rows * q], &mut g[plan.position_gradient.clone()], length * q, add);
             }
             back(saved.attn_in, saved.attn_scale, d_in, dx);
         }
         if matches!(config.positions, Positions::Learned(_)) {
-            sum_prompts(&dx[..rows * width], &mut g[plan.position_gradient.clone()], length * width);
+            sum_prompts(&dx[..rows * width], &mut g[plan.position_gradient.clone()], length * width, add);
         }
-        plan.read_in.gradient(g, rows, (tokens, config.inputs), (dx, width));
+        plan.read_in.gradient(g, rows, (tokens, config.inputs), (dx, width), add);
     }
 
     fn in_tokens(&self, d_tokens: &mut Vec<f32>) {
@@ -607,7 +607,10 @@ fn keep(x: &[f32], rows: Rows, state: &mut Vec<f32>) {
     x.chunks_exact(rows.stride).for_each(|row| state.extend_from_slice(&row[..rows.width]));
 }
 
-fn sum_prompts(d: &[f32], g: &mut [f32], size: usize) {
+fn sum_prompts(d: &[f32], g: &mut [f32], size: usize, add: bool) {
+    if !add {
+        g.fill(0.0);
+    }
     for d in d.chunks_exact(size) {
         g.iter_mut().zip(d).for_each(|(g, d)| *g += d);
     }

@@ -278,7 +278,7 @@ impl Pass for Run<'_> {
         (self.predictions, self.d_predictions)
     }
 
-    fn backward(&mut self, tokens: &[f32], every: usize, g: &mut [f32]) {
+    fn backward(&mut self, tokens: &[f32], every: usize, g: &mut [f32], add: bool) {
         let Run { plan, w, prompts, .. } = *self;
         let (config, length) = (plan.config, plan.length);
         let (width, q) = plan.strides();
@@ -289,7 +289,7 @@ impl Pass for Run<'_> {
         for p in 0..prompts {
             let last = &self.layers[config.layers - 1].state[step + p * width..];
             let d_predictions = &self.d_predictions[p * count * out..];
-            plan.read_out.gradient(g, count, (last, every * step), (d_predictions, out));
+            plan.read_out.gradient(g, count, (last, every * step), (d_predictions, out), add || p > 0);
             plan.read_out.backward(w, count, (d_predictions, out), (&mut d[p * width..], every * step));
         }
         for (l, [input, recurrent]) in plan.layers.iter().enumerate().rev() {
@@ -314,14 +314,14 @@ impl Pass for Run<'_> {
                 }
             }
             let below = if l == 0 { &*self.x } else { &self.layers[l - 1].state[step..] };
-            input.gradient(g, rows, (below, width), (self.d_gates, q));
-            recurrent.gradient(g, rows, (saved.state, width), (self.d_gates, q));
+            input.gradient(g, rows, (below, width), (self.d_gates, q), add);
+            recurrent.gradient(g, rows, (saved.state, width), (self.d_gates, q), add);
             input.backward(w, rows, (self.d_gates, q), (d_below, width));
             d[..rows * width].copy_from_slice(&d_below[..rows * width]);
         }
         for p in 0..prompts {
             let tokens = &tokens[p * length * config.inputs..];
-            plan.read_in.gradient(g, length, (tokens, config.inputs), (&d[p * width..], step));
+            plan.read_in.gradient(g, length, (tokens, config.inputs), (&d[p * width..], step), add || p > 0);
         }
     }
 

@@ -73,8 +73,8 @@ pub trait Pass {
     fn forward(&mut self, tokens: &[f32], every: usize, states: Option<&mut [Vec<f32>]>);
     /// The predictions, and room for the gradient in them: rows, whole vectors apart, prompt after prompt.
     fn predictions(&mut self) -> (&[f32], &mut [f32]);
-    /// Adds the gradient in the weights for that in the predictions to `g`.
-    fn backward(&mut self, tokens: &[f32], every: usize, g: &mut [f32]);
+    /// The gradient in the weights for that in the predictions, into `g` or added to it.
+    fn backward(&mut self, tokens: &[f32], every: usize, g: &mut [f32], add: bool);
     /// Appends the gradient in the tokens, after the backward pass.
     fn in_tokens(&self, d_tokens: &mut Vec<f32>);
 }
@@ -95,7 +95,7 @@ fn prepare(network: &dyn Network, params: &[f32]) -> Buffer {
 }
 
 /// Memory that is kept from step to step: asking the system for it anew costs as much as some layers do.
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     memory: Vec<f32>,
     at: Range<usize>,
 }
@@ -267,24 +267,16 @@ pub(crate) enum Objective<'a> {
     Given(&'a [f32]),
 }
 
-/// What [`differentiate`] computes.
-pub(crate) struct Derivative {
-    /// The sum of squares, or 0.
-    pub loss: f64,
-    /// The gradient in the parameters.
-    pub params: Vec<f32>,
-    /// The gradient in the tokens, if it was asked for.
-    pub tokens: Option<Vec<f32>>,
-}
-
-/// The gradient of an objective in the parameters, and in the tokens if asked for.
+/// The gradient of an objective in the parameters, into the zeros of `gradient`; the sum of squares, or 0; and the gradient in
+/// the tokens, if asked for.
 pub(crate) fn differentiate(
     config: &impl Architecture,
     params: &[f32],
     batch: Batch<'_>,
     objective: Objective<'_>,
+    gradient: &mut [f32],
     in_tokens: bool,
-) -> Result<Derivative> {
+) -> Result<(f64, Option<Vec<f32>>)> {
     batch.check(config, params)?;
     let (count, [inputs, outputs]) = (batch.count(), config.entries());
     let (Objective::Squares { targets: values, .. } | Objective::Given(values)) = objective;
@@ -312,12 +304,11 @@ pub(crate) fn differentiate(
             sum.iter_mut().zip(&other.as_ref()[k * PIECE..]).for_each(|(s, g)| *s += g);
         }
     });
-    let mut gradient = vec![0.0; params.len()];
     for affine in network.affines() {
-        affine.unfold(params, first[0].as_ref(), &mut gradient);
+        affine.unfold(params, first[0].as_ref(), gradient);
     }
-    network.unfold_rest(first[0].as_ref(), &mut gradient);
-    Ok(Derivative { loss, params: gradient, tokens })
+    network.unfold_rest(first[0].as_ref(), gradient);
+    Ok((loss, tokens))
 }
 
 /// What the parts of a batch share.
@@ -337,9 +328,8 @@ impl Work<'_> {
         let Work { network, batch, entries: [inputs, outputs], .. } = *self;
         let (count, out) = (batch.count(), stride(outputs));
         let mut gradient = Buffer::take(network.sizes().gradient);
-        gradient.as_mut().fill(0.0);
         let (mut loss, mut d_tokens) = (0.0, Vec::new());
-        for chunk in batch.chunks(part) {
+        for (c, chunk) in batch.chunks(part).into_iter().enumerate() {
             let mut memory = Buffer::take(network.workspace(chunk.len()));
             let mut pass = network.pass(self.params, self.w, chunk.len(), memory.as_mut());
             let tokens = batch.tokens(&chunk, inputs);
@@ -360,7 +350,7 @@ impl Work<'_> {
                     }
                 }
             }
-            pass.backward(tokens, batch.every, gradient.as_mut());
+            pass.backward(tokens, batch.every, gradient.as_mut(), c > 0);
             if self.in_tokens {
                 pass.in_tokens(&mut d_tokens);
             }
@@ -407,11 +397,12 @@ where
     tape.add_backward_op(move |gradients| {
         let e = gradients.get_or_alloc_mut(&output)?.to_vec();
         let batch = Batch { tokens: &t, batch, length, every };
+        let mut in_params = vec![0.0; p.len()];
         // The forward pass has checked every shape: this cannot fail.
-        let d =
-            differentiate(&config, &p, batch, Objective::Given(&e), true).map_err(|_| CpuError::WrongNumElements)?;
-        gradients.get_or_alloc_mut(&params)?.iter_mut().zip(&d.params).for_each(|(g, v)| *g += v);
-        let d = d.tokens.unwrap_or_default();
+        let (_, d) = differentiate(&config, &p, batch, Objective::Given(&e), &mut in_params, true)
+            .map_err(|_| CpuError::WrongNumElements)?;
+        gradients.get_or_alloc_mut(&params)?.iter_mut().zip(&in_params).for_each(|(g, v)| *g += v);
+        let d = d.unwrap_or_default();
         gradients.get_or_alloc_mut(&tokens)?.iter_mut().zip(&d).for_each(|(g, v)| *g += v);
         Ok(())
     });

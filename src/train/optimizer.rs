@@ -339,13 +339,7 @@ pub(super) fn clipped<M: Parameters>(
     gradients: &Gradients<f32, Cpu>,
     clip: Clip,
 ) -> Result<Vec<Vec<f32>>> {
-    let mut source = gradients.clone();
-    let (mut all, mut shapes) = (Vec::new(), Vec::new());
-    module.visit(&mut |parameter| {
-        all.push((parameter.gradient)(&mut source)?);
-        shapes.push(parameter.shape.to_vec());
-        Ok(())
-    })?;
+    let (shapes, mut all) = module.gradients(&mut gradients.clone())?;
     clip.apply(&mut all, &shapes);
     Ok(all)
 }

@@ -34,6 +34,9 @@ const PAIRS: usize = (TOKENS - PREFIX) / 3;
 /// The pair at which the teacher changes in the panels B.
 const SWITCH: usize = 8;
 
+/// Networks of each kind.
+const SEEDS: u64 = 3;
+
 /// How the tokens of a prompt are tuned.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Tuning {
@@ -50,8 +53,8 @@ fn runs() -> Result<Vec<Run>> {
         Ok(Protocol { batch: 32, steps: 10_000, record_every: 500, ..named((DIM, TOKENS), name, layers)? })
     };
     let mut all = Vec::new();
-    for (name, layers, seeds) in [("hybrid", 2, 1), ("tf", recipes::DEPTH, 1)] {
-        for seed in 0..seeds {
+    for (name, layers) in [("hybrid", 2), ("tf", recipes::DEPTH)] {
+        for seed in 0..SEEDS {
             all.push(Run { name: format!("{name}.s{seed}"), protocol: network(name, layers)?, seed });
         }
     }

@@ -51,7 +51,7 @@ fn pair(name: &str, protocol: &Protocol, student_steps: u64, seed: u64) -> Pair 
 }
 
 /// Networks of each kind.
-const SEEDS: u64 = 1;
+const SEEDS: u64 = 3;
 
 /// Checkpoint id, title, networks.
 type Entry = (&'static str, &'static str, Vec<Pair>);

@@ -163,8 +163,8 @@ pub fn stack((dim, tokens): (usize, usize), first: Mixer, rest: &[Mixer]) -> Res
         rate: 1.5e-3,
         decay: 0.05,
         schedule: Schedule::Cosine { warmup: 300 },
-        steps: 4000,
-        record_every: 100,
+        steps: 12_000,
+        record_every: 300,
         keep_all: false,
     })
 }
@@ -211,7 +211,7 @@ pub fn nonlinear(name: &str, layers: usize) -> Result<Protocol> {
         layer.mlp = Some(80);
         layer.unit = l > 0;
     }
-    Ok(Protocol { rate: 1e-3, ..protocol }.steps(12_000))
+    Ok(Protocol { rate: 1e-3, ..protocol })
 }
 
 /// The rules by which a layer learns from the tokens so far, and their names.
@@ -349,12 +349,12 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Entry {
             id: "mesa-nonlinear",
             title: "softmax transformers and hybrids on non-linear dynamics, n = 5, T = 25",
-            runs: seeds(vec![own("tf", nonlinear("tf", DEPTH)?), own("hybrid", nonlinear("hybrid", 2)?)], 1),
+            runs: seeds(vec![own("tf", nonlinear("tf", DEPTH)?), own("hybrid", nonlinear("hybrid", 2)?)], 3),
         },
         Entry {
             id: "mesa-partial",
             title: "softmax transformers and hybrids on partially observed dynamics, n = 6, 2 observed, T = 40",
-            runs: seeds(vec![own("tf", partial("tf", DEPTH, 24)?), own("hybrid", partial("hybrid", 2, 24)?)], 1),
+            runs: seeds(vec![own("tf", partial("tf", DEPTH, 24)?), own("hybrid", partial("hybrid", 2, 24)?)], 3),
         },
         Entry {
             id: "mesa-widths",
@@ -367,7 +367,7 @@ pub fn catalogue() -> Result<Vec<Entry>> {
                 3,
             ),
         },
-        Entry { id: "mesa-diversity", title: "a mesa layer, 1 to 256 teachers, n = 5, T = 25", runs: seeds(pools, 1) },
+        Entry { id: "mesa-diversity", title: "a mesa layer, 1 to 256 teachers, n = 5, T = 25", runs: seeds(pools, 3) },
         Entry {
             id: "mesa-rules",
             title: "one layer each of linear attention, delta rule, implicit step and mesa, n = 5, T = 25",
