@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::delta_rule;
 use super::lane_products::{Extent, OnLanes, Part, Shared, View, product, reduced_product};
-use super::lanes::{Kernel, LANES, Lanes, Vector};
+use super::lanes::{Kernel, LANES, Lanes, Vector, exp};
 use super::mesa_layer::{self, Head, Workspace};
 use crate::error::array_len;
 use crate::{Error, Result};
@@ -531,13 +531,17 @@ fn pull<T: OnLanes>(
             },
         )
         .collect();
-    let mut total = 0.0;
-    let mut sum = vec![0.0; parameters.len()];
-    for (value, piece) in pieces {
-        total += value;
-        sum.iter_mut().zip(piece).for_each(|(s, v)| *s += v.f64());
-    }
-    Ok(Slope { loss: total, parameters: sum.into_iter().map(T::of).collect(), tokens: gradient })
+    let total = pieces.iter().map(|(value, _)| value).sum();
+    let mut sum = vec![T::default(); parameters.len()];
+    const STRETCH: usize = 1 << 12;
+    sum.par_chunks_mut(STRETCH).enumerate().for_each(|(k, sum)| {
+        let mut exact = [0.0; STRETCH];
+        for (_, piece) in &pieces {
+            exact.iter_mut().zip(&piece[k * STRETCH..]).take(sum.len()).for_each(|(s, v)| *s += v.f64());
+        }
+        sum.iter_mut().zip(exact).for_each(|(to, s)| *to = T::of(s));
+    });
+    Ok(Slope { loss: total, parameters: sum, tokens: gradient })
 }
 
 fn fits<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatch<T>) -> Result<()> {
@@ -652,25 +656,19 @@ impl<T: OnLanes> Kernel<T> for Softmax<'_, T> {
     fn run<V: Vector<T>>(self) {
         for t in 0..self.tokens {
             let row = &mut self.scores[t * self.tokens..][..=t];
-            let mut most = row[0];
+            let mut most = V::load(&row[0]);
             for lanes in row.iter() {
-                for lane in 0..LANES {
-                    if lanes.0[lane] > most.0[lane] {
-                        most.0[lane] = lanes.0[lane];
-                    }
-                }
+                most = most.max(V::load(lanes));
             }
-            let mut sum = Lanes::zero();
+            let mut sum = V::splat(T::default());
             for lanes in row.iter_mut() {
-                for lane in 0..LANES {
-                    lanes.0[lane] = (lanes.0[lane] - most.0[lane]).exp();
-                    sum.0[lane] += lanes.0[lane];
-                }
+                let weight = exp::<T, V>(V::load(lanes).sub(most));
+                sum = sum.add(weight);
+                weight.store(lanes);
             }
+            let inverse = V::splat(T::of(1.0)).div(sum);
             for lanes in row {
-                for lane in 0..LANES {
-                    lanes.0[lane] /= sum.0[lane];
-                }
+                V::load(lanes).mul(inverse).store(lanes);
             }
         }
     }
@@ -689,16 +687,12 @@ impl<T: OnLanes> Kernel<T> for SoftmaxAdjoint<'_, T> {
     fn run<V: Vector<T>>(self) {
         for t in 0..self.tokens {
             let (row, slope) = (&self.weights[t * self.tokens..][..=t], &mut self.slopes[t * self.tokens..][..=t]);
-            let mut mean = Lanes::zero();
+            let mut mean = V::splat(T::default());
             for (w, s) in row.iter().zip(slope.iter()) {
-                for lane in 0..LANES {
-                    mean.0[lane] += w.0[lane] * s.0[lane];
-                }
+                mean = mean.add_mul(V::load(w), V::load(s));
             }
             for (w, s) in row.iter().zip(slope) {
-                for lane in 0..LANES {
-                    s.0[lane] = w.0[lane] * (s.0[lane] - mean.0[lane]);
-                }
+                V::load(w).mul(V::load(s).sub(mean)).store(s);
             }
         }
     }
@@ -715,9 +709,7 @@ impl<T: OnLanes> Kernel<T> for Gelu<'_, T> {
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
         for (to, from) in self.to.iter_mut().zip(self.from) {
-            for lane in 0..LANES {
-                to.0[lane] = gelu(from.0[lane]).0;
-            }
+            gelu::<T, V>(V::load(from)).0.store(to);
         }
     }
 }
@@ -733,9 +725,7 @@ impl<T: OnLanes> Kernel<T> for GeluAdjoint<'_, T> {
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
         for (slope, from) in self.slopes.iter_mut().zip(self.from) {
-            for lane in 0..LANES {
-                slope.0[lane] *= gelu(from.0[lane]).1;
-            }
+            V::load(slope).mul(gelu::<T, V>(V::load(from)).1).store(slope);
         }
     }
 }
@@ -804,21 +794,16 @@ const GELU: [f64; 2] = [0.797_884_560_802_865_4, 0.044_715];
 
 /// GELU in its tanh form, and its derivative.
 #[inline(always)]
-fn gelu<T: OnLanes>(x: T) -> (T, T) {
-    let (c, a) = (T::of(GELU[0]), T::of(GELU[1]));
-    let (one, half) = (T::of(1.0), T::of(0.5));
-    let inner = c * (x + a * x * x * x);
-    let limit = T::of(20.0);
-    let inner = if inner > limit {
-        limit
-    } else if inner < -limit {
-        -limit
-    } else {
-        inner
-    };
-    let tanh = one - (one + one) / ((inner + inner).exp() + one);
-    let slope = c * (one + T::of(3.0) * a * x * x);
-    (half * x * (one + tanh), half * (one + tanh) + half * x * (one - tanh * tanh) * slope)
+fn gelu<T: OnLanes, V: Vector<T>>(x: V) -> (V, V) {
+    let at = |v: f64| V::splat(T::of(v));
+    let (one, square) = (at(1.0), x.mul(x));
+    let inner = x.mul(at(GELU[0]).add_mul(at(GELU[0] * GELU[1]), square));
+    // tanh is 1 to the last bit long before.
+    let inner = inner.min(at(20.0)).max(at(-20.0));
+    let tanh = one.sub(at(2.0).div(exp::<T, V>(inner.add(inner)).add(one)));
+    let slope = at(GELU[0]).add_mul(at(3.0 * GELU[0] * GELU[1]), square);
+    let (half, above) = (at(0.5).mul(x), one.add(tanh));
+    (half.mul(above), at(0.5).mul(above).add_mul(half.mul(one.sub(tanh.mul(tanh))), slope))
 }
 
 impl<'a, T: OnLanes> Pass<'a, T> {

@@ -268,10 +268,7 @@ impl LinearRegression {
 
     fn covariate(&self, rng: &mut ChaCha8Rng, white: &mut [f64], x: &mut [f64]) {
         white.fill_with(|| normal(rng));
-        let d = white.len();
-        for (x, row) in x.iter_mut().zip(self.covariance.sqrt().as_slice().chunks(d)) {
-            *x = row.iter().zip(&*white).map(|(s, v)| s * v).sum();
-        }
+        self.covariance.color(white, x);
     }
 }
 
