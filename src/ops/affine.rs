@@ -68,7 +68,7 @@ impl Affine {
 
     /// The tensor's column that is column `j` here, or none if it only fills up a group.
     fn column(&self, j: usize) -> Option<usize> {
-        if self.group == self.columns {
+        if self.group == self.columns || self.group.is_multiple_of(WIDTH) {
             return Some(j);
         }
         let padded = self.group.next_multiple_of(WIDTH);
@@ -199,18 +199,20 @@ impl Affine {
                 out[self.norm.weight.start + p] = dot(row);
                 out[self.norm.bias.start + p] = dot(bias);
             }
-            if self.at.weight.is_empty() {
-                continue;
-            }
-            if self.transposed {
-                for ((j, g), b) in row.iter().enumerate().zip(bias) {
-                    if let Some(j) = self.column(j) {
-                        out[self.at(p, j)] = gamma * g + beta * b;
-                    }
-                }
-            } else {
+            if self.rows_in_place() {
                 let to = &mut out[self.at.weight.start + p * self.columns..][..self.columns];
                 to.iter_mut().zip(row.iter().zip(bias)).for_each(|(to, (g, b))| *to = gamma * g + beta * b);
+            }
+        }
+        if self.transposed && !self.at.weight.is_empty() {
+            for (j, b) in bias.iter().enumerate() {
+                let Some(column) = self.column(j) else { continue };
+                let to = &mut out[self.at.weight.start + column * self.rows..][..self.rows];
+                let column = g[self.gradient.clone()].iter().skip(j).step_by(stride(self.columns));
+                for (p, (to, g)) in to.iter_mut().zip(column).enumerate() {
+                    let (gamma, beta) = self.norm(params, p);
+                    *to = gamma * g + beta * b;
+                }
             }
         }
     }

@@ -63,7 +63,7 @@ fn catalogue() -> Result<Vec<Entry>> {
     let embedded = |n: usize| -> Result<Vec<Pair>> {
         let mut protocol = recipes::stack((n, 4 * n), Mixer::Softmax, &[Mixer::Softmax; LAYERS - 1])?;
         protocol.architecture.layers.iter_mut().for_each(|layer| layer.key = 2 * n);
-        Ok(seeds(&format!("n{n}"), &protocol.steps(2000), 600))
+        Ok(seeds(&format!("n{n}"), &protocol.steps(8000), 1500))
     };
     let n = 10;
     let constructed = Protocol {
@@ -81,7 +81,7 @@ fn catalogue() -> Result<Vec<Entry>> {
         (
             "mesa-distilled",
             "2 softmax layers of one head on constructed tokens, n = 10, T = 40, and a linear layer in place of each",
-            seeds("constructed", &constructed.steps(1500), 1000),
+            seeds("constructed", &constructed.steps(6000), 3000),
         ),
     ])
 }

@@ -92,7 +92,7 @@ fn partial_controls(test: &Trajectories) -> Result<Vec<(&'static str, Color, Vec
     ])
 }
 
-const PARTIAL: &str = "n_{h} = 6, of which random projections of dimension 2 are seen, T = 40 (the paper: 15, 5 and 50), width 24, six heads, 4,000 \
+const PARTIAL: &str = "n_{h} = 6, of which random projections of dimension 2 are seen, T = 40 (the paper: 15, 5 and 50), width 24, six heads, 12,000 \
                        steps";
 
 /// Figure 7B.
