@@ -7,7 +7,7 @@ linear regression are drawn for every step.
 Reads orders on standard input and writes an answer for each, one JSON object a line:
 
     {"open": {"model", "d", "n", "batch", "compile"}}   a model and its optimiser, and three steps   -> {"seconds"}
-    {"steps": {"seconds"}}   steps, for at least so long                                -> {"ms"}, the mean of a step
+    {"steps": {"seconds"}}   steps, for at least so long                          -> {"ms"}, the median of the steps
     {"losses": {"model", "values", "tokens", "targets", "batch", "steps"}}  steps on given sequences -> {"losses"}
     {"about": true}                                                       -> {"torch", "threads", "peak_mb"}
 
@@ -17,6 +17,7 @@ A model is {"kind": "transformer", "inputs", "outputs", "layers", "width", "head
 
 import json
 import os
+import statistics
 import sys
 import time
 import warnings
@@ -189,11 +190,12 @@ def main():
                 training.step(*draw(*size))
             answer = {"seconds": time.perf_counter() - start}
         elif "steps" in order:
-            start, count = time.perf_counter(), 0
-            while count == 0 or time.perf_counter() - start < order["steps"]["seconds"]:
+            start, steps = time.perf_counter(), []
+            while not steps or time.perf_counter() - start < order["steps"]["seconds"]:
+                begin = time.perf_counter()
                 training.step(*draw(*size))
-                count += 1
-            answer = {"ms": 1e3 * (time.perf_counter() - start) / count}
+                steps.append(1e3 * (time.perf_counter() - begin))
+            answer = {"ms": statistics.median(steps)}
         elif "losses" in order:
             o = order["losses"]
             model = build(o["model"])

@@ -1,7 +1,7 @@
 """The notebook's side of `cargo lab bench train --notebook`: the training step of S, called from a cell of the lab's kernel.
 
 Reads orders on standard input and writes an answer for each, one JSON object a line: {"open": {...}} starts the kernel and
-makes the model, {"steps": {"seconds"}} runs a cell that trains for so long and answers {"ms"}, the mean of a step.
+makes the model, {"steps": {"seconds"}} runs a cell that trains for so long and answers {"ms"}, the median of its steps.
 """
 
 import json
@@ -23,14 +23,17 @@ SETUP = [
 ]
 STEPS = """
 let start = std::time::Instant::now();
-let first = seed;
-while seed == first || start.elapsed().as_secs_f64() < %f {
+let mut steps = Vec::new();
+while steps.is_empty() || start.elapsed().as_secs_f64() < %f {
+    let begin = std::time::Instant::now();
     seed += 1;
     let sequences = task.sample(64, seed)?.interleaved()?;
     let (_, gradients) = model.loss_and_gradient(&sequences)?;
     adam.update(&mut model, &gradients).map_err(|error| Error::numerical("Adam", error.to_string()))?;
+    steps.push(1e3 * begin.elapsed().as_secs_f64());
 }
-println!("ms {}", 1e3 * start.elapsed().as_secs_f64() / (seed - first) as f64);
+steps.sort_by(f64::total_cmp);
+println!("ms {}", steps[steps.len() / 2]);
 """
 
 

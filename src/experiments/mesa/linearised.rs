@@ -81,7 +81,7 @@ fn catalogue() -> Result<Vec<Entry>> {
         (
             "mesa-distilled",
             "2 softmax layers of one head on constructed tokens, n = 10, T = 40, and a linear layer in place of each",
-            seeds("constructed", &constructed.steps(6000), 3000),
+            seeds("constructed", &constructed.steps(1500), 1000),
         ),
     ])
 }
