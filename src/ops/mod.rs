@@ -4,7 +4,7 @@
 //! neighbouring channels in a vector: matrix products over tokens by channels, with layer norms, biases and learned
 //! positions; it is the faster one from width 64 on. [`sequence_transformer`] has sixteen sequences in a vector: heads of ten or
 //! twenty channels, recursions over tokens (mesa layer, delta rule) and odd sizes waste nothing; at keys of 8 and 20 it is
-//! 1.35 to 1.5 times faster. Measured: benches/README.md.
+//! 1.1 and 1.7 times faster. Measured: benches/README.md.
 
 pub(crate) mod adam;
 mod affine;
