@@ -53,11 +53,10 @@ pub trait Parameters {
     ///
     /// # Errors
     /// [`Error::Numerical`] if there is no memory for them.
-    fn gradients(&mut self, source: &mut Gradients<f32, Cpu>) -> Result<(Vec<Vec<usize>>, Vec<Vec<f32>>)> {
-        let mut all = (Vec::new(), Vec::new());
+    fn gradients(&mut self, source: &mut Gradients<f32, Cpu>) -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
+        let mut all = Vec::new();
         self.visit(&mut |parameter| {
-            all.0.push(parameter.shape.to_vec());
-            all.1.push((parameter.gradient)(source)?);
+            all.push((parameter.shape.to_vec(), (parameter.gradient)(source)?));
             Ok(())
         })?;
         Ok(all)

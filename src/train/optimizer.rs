@@ -339,7 +339,7 @@ pub(super) fn clipped<M: Parameters>(
     gradients: &Gradients<f32, Cpu>,
     clip: Clip,
 ) -> Result<Vec<Vec<f32>>> {
-    let (shapes, mut all) = module.gradients(&mut gradients.clone())?;
+    let (shapes, mut all): (Vec<_>, Vec<_>) = module.gradients(&mut gradients.clone())?.into_iter().unzip();
     clip.apply(&mut all, &shapes);
     Ok(all)
 }
