@@ -177,6 +177,22 @@ impl Gemm<'_> {
     }
 }
 
+/// Terms by which A is asked for before it is needed: of a transposed A every term is in another line of the cache, too far
+/// from the last one for the machine to guess it.
+const AHEAD: usize = 16;
+
+/// Asks for a line of the cache; the address need not be one of the program's.
+#[inline(always)]
+fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction is part of the base set, and a prefetch from any address only fails to help.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// `rows` rows and N vectors of C.
 struct Tile {
     rows: usize,
@@ -217,6 +233,7 @@ impl Tile {
             }
             let (mut a, mut b) = (self.a, self.b);
             for _ in 0..self.terms {
+                prefetch(a.wrapping_add(AHEAD * self.a_step));
                 let mut right = [V::zero(); N];
                 for j in 0..N {
                     right[j] = V::load(&*b.add(j * WIDTH).cast());
