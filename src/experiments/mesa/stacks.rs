@@ -237,7 +237,7 @@ pub fn depth(settings: &Settings<'_>) -> Result<Reproduction> {
     let test = sample(of(&runs, "tf")?[0], settings)?;
     let t: Vec<usize> = (1..=SMALL.1).collect();
     let (three, five) = (curves(&runs, "tf3", &test)?, curves(&runs, "tf", &test)?);
-    // The authors' coefficients were learnt at n = 10, for two and six steps: those of other sizes are fitted as they did.
+    // The authors' coefficients were learnt at n = 10, for two and six steps: those for this size and four are fitted here.
     let fit_to = of(&runs, "tf")?[0].protocol.task.sample(FITTED_ON, FIT_SEED)?;
     let series = |steps: usize| -> Result<[Vec<f64>; 2]> {
         let fitted = InverseSeries::fitted(steps, RIDGE, Pairing::All, &fit_to, None)?;
