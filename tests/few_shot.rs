@@ -285,12 +285,15 @@ fn figures_are_made_of_shipped_weights() {
     let mut arrays = BTreeMap::new();
     for (name, layers) in [("tf", recipes::DEPTH), ("hybrid", 2)] {
         let count = recipes::named((5, 72), name, layers).unwrap().architecture.parameters();
-        arrays.insert(format!("{name}.s0.parameters"), f32s(&[1, count], array(&[count], 0.3, 0)));
-        for series in recipes::SENSITIVITIES.iter().chain(&["steps", "test"]) {
-            arrays.insert(format!("{name}.s0.{series}"), Array::f64(&[2], vec![0.0, 1.0]).unwrap());
+        for seed in 0..3 {
+            let run = format!("{name}.s{seed}");
+            arrays.insert(format!("{run}.parameters"), f32s(&[1, count], array(&[count], 0.3, seed)));
+            for series in recipes::SENSITIVITIES.iter().chain(&["steps", "test"]) {
+                arrays.insert(format!("{run}.{series}"), Array::f64(&[2], vec![0.0, 1.0]).unwrap());
+            }
+            arrays.insert(format!("{run}.eos"), Array::f64(&[1, 5], array(&[5], 1.0, 3 + seed)).unwrap());
+            arrays.insert(format!("{run}.prefix"), Array::f64(&[10, 5], array(&[50], 1.0, 6 + seed)).unwrap());
         }
-        arrays.insert(format!("{name}.s0.eos"), Array::f64(&[1, 5], array(&[5], 1.0, 1)).unwrap());
-        arrays.insert(format!("{name}.s0.prefix"), Array::f64(&[10, 5], array(&[50], 1.0, 2)).unwrap());
     }
     Checkpoint { arrays, ..Checkpoint::default() }.save(&folder.join("mesa-few-shot.safetensors")).unwrap();
     let mut arrays = BTreeMap::new();
