@@ -300,12 +300,8 @@ impl Job for Products<'_> {
         // Two vectors of queries at a time; the keys that only the second reaches, for that one alone.
         for i in (0..padded).step_by(2 * WIDTH) {
             let (both, all) = (heads.reach(i + WIDTH), heads.reach(i + 2 * WIDTH));
-            let blocks = if i + WIDTH < padded {
-                [(0, both, i, 2), (both, all, i + WIDTH, 1)]
-            } else {
-                [(0, all, i, 1), (0, 0, 0, 0)]
-            };
-            for (from, to, i, vectors) in blocks {
+            let vectors = if i + WIDTH < padded { 2 } else { 1 };
+            for (from, to, i, vectors) in [(0, both, i, vectors), (both, all, i + WIDTH, 1)] {
                 if from < to {
                     let a = Left { data: &left[from * stride..], row: stride, step: 1 };
                     let b = Right::rows(&right[i..], padded);

@@ -294,59 +294,32 @@ fn rows_of<V: Simd, const M: usize, const N: usize>(
         while i < m {
             // The last rows are taken together with some before them, which are computed again.
             let row = if m < M { i } else { i.min(m - M) };
-            let (from, to) = (a.data[row * a.row..].as_ptr(), c[row * stride + j..].as_mut_ptr());
-            let right = b.data[j..].as_ptr();
+            // What is known of the tile here, the compiler knows too: nothing is left of its bias, its start and its edge.
+            let tile = Tile {
+                rows: M,
+                terms,
+                a: a.data[row * a.row..].as_ptr(),
+                a_row: a.row,
+                a_step: a.step,
+                b: b.data[j..].as_ptr(),
+                b_step: b.step,
+                bias: std::ptr::null(),
+                c: c[row * stride + j..].as_mut_ptr(),
+                stride,
+                add: false,
+            };
             // SAFETY: `small` has checked that all rows, terms and columns of the tile are inside the slices.
             unsafe {
                 match (m < M, wide) {
-                    (false, true) => whole::<V, M, 2>(terms, from, a, right, b.step, to, stride),
-                    (false, false) => whole::<V, M, 1>(terms, from, a, right, b.step, to, stride),
-                    (true, true) => whole::<V, 1, 2>(terms, from, a, right, b.step, to, stride),
-                    (true, false) => whole::<V, 1, 1>(terms, from, a, right, b.step, to, stride),
+                    (false, true) => tile.run::<V, M, 2>(),
+                    (false, false) => tile.run::<V, M, 1>(),
+                    (true, true) => Tile { rows: 1, ..tile }.run::<V, 1, 2>(),
+                    (true, false) => Tile { rows: 1, ..tile }.run::<V, 1, 1>(),
                 }
             }
             i += if m < M { 1 } else { M };
         }
         j += if wide { PANEL } else { WIDTH };
-    }
-}
-
-/// A tile of M rows and N vectors, all of them there.
-///
-/// # Safety
-/// A (from `from` on, spaced as in `a`), B and C must hold the tile's rows, terms and columns.
-// Loops over indices: iterators' closures would not be compiled with the caller's instructions.
-#[allow(clippy::needless_range_loop)]
-#[inline(always)]
-unsafe fn whole<V: Simd, const M: usize, const N: usize>(
-    terms: usize,
-    from: *const f32,
-    a: Left<'_>,
-    right: *const f32,
-    step: usize,
-    to: *mut f32,
-    stride: usize,
-) {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut sums = [[V::zero(); N]; M];
-        for p in 0..terms {
-            let mut b = [V::zero(); N];
-            for j in 0..N {
-                b[j] = V::load(&*right.add(p * step + j * WIDTH).cast());
-            }
-            for i in 0..M {
-                let left = V::splat(*from.add(i * a.row + p * a.step));
-                for j in 0..N {
-                    sums[i][j] = sums[i][j].add_mul(left, b[j]);
-                }
-            }
-        }
-        for i in 0..M {
-            for j in 0..N {
-                sums[i][j].store(&mut *to.add(i * stride + j * WIDTH).cast());
-            }
-        }
     }
 }
 

@@ -34,9 +34,6 @@ const PAIRS: usize = (TOKENS - PREFIX) / 3;
 /// The pair at which the teacher changes in the panels B.
 const SWITCH: usize = 8;
 
-/// Networks of each kind.
-const SEEDS: u64 = 3;
-
 /// How the tokens of a prompt are tuned.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Tuning {
@@ -54,7 +51,7 @@ fn runs() -> Result<Vec<Run>> {
     };
     let mut all = Vec::new();
     for (name, layers) in [("hybrid", 2), ("tf", recipes::DEPTH)] {
-        for seed in 0..SEEDS {
+        for seed in 0..recipes::SEEDS {
             all.push(Run { name: format!("{name}.s{seed}"), protocol: network(name, layers)?, seed });
         }
     }

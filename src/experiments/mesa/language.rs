@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::depth::seeds;
 use super::one_layer::mean;
-use super::recipes::MESA;
+use super::recipes::{MESA, SEEDS};
 use crate::experiments::shipping::{self, Shipment};
 use crate::experiments::{Recipe, Reproduction, Settings, TrainOptions};
 use crate::figure::{Axis, Bars, Claims, Color, Figure, Heatmap, Line, Panel};
@@ -42,7 +42,6 @@ const WIDTH: usize = 64;
 const BATCH: usize = 16;
 const STEPS: u64 = 2000;
 const RECORD_EVERY: u64 = 100;
-const SEEDS: u64 = 3;
 /// Standard deviation of the initial parameters, about 1/√width: there is no layer norm.
 const INIT: f64 = 0.1;
 const WARMUP: u64 = 100;

@@ -50,15 +50,12 @@ fn pair(name: &str, protocol: &Protocol, student_steps: u64, seed: u64) -> Pair 
     Pair { teacher: Run { name: format!("{name}.s{seed}"), protocol: protocol.clone(), seed }, students }
 }
 
-/// Networks of each kind.
-const SEEDS: u64 = 3;
-
 /// Checkpoint id, title, networks.
 type Entry = (&'static str, &'static str, Vec<Pair>);
 
 fn catalogue() -> Result<Vec<Entry>> {
     let seeds = |name: &str, protocol: &Protocol, student_steps: u64| -> Vec<Pair> {
-        (0..SEEDS).map(|seed| pair(name, protocol, student_steps, seed)).collect()
+        (0..recipes::SEEDS).map(|seed| pair(name, protocol, student_steps, seed)).collect()
     };
     let embedded = |n: usize| -> Result<Vec<Pair>> {
         let mut protocol = recipes::stack((n, 4 * n), Mixer::Softmax, &[Mixer::Softmax; LAYERS - 1])?;

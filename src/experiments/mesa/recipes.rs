@@ -246,6 +246,9 @@ fn rule(mixer: Mixer, key: usize) -> Result<Protocol> {
     Ok(Protocol { architecture, rate: 1e-3, schedule, ..mesa(SMALL)? }.steps(1200))
 }
 
+/// Networks of each kind, in every checkpoint of the paper.
+pub const SEEDS: u64 = 3;
+
 /// Softmax layers of the small full transformer.
 pub const DEPTH: usize = 5;
 
@@ -264,9 +267,9 @@ pub struct Entry {
 /// # Errors
 /// As [`Dynamics::linear`].
 pub fn catalogue() -> Result<Vec<Entry>> {
-    let seeds = |networks: Vec<(String, Protocol)>, seeds: u64| -> Vec<Run> {
+    let seeds = |networks: Vec<(String, Protocol)>| -> Vec<Run> {
         let of = |(name, protocol): (String, Protocol)| {
-            (0..seeds).map(move |seed| Run { name: format!("{name}.s{seed}"), protocol: protocol.clone(), seed })
+            (0..SEEDS).map(move |seed| Run { name: format!("{name}.s{seed}"), protocol: protocol.clone(), seed })
         };
         networks.into_iter().flat_map(of).collect()
     };
@@ -311,50 +314,47 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Entry {
             id: "mesa-one-layer",
             title: "1 linear layer, n = 10, T = 50",
-            runs: seeds(vec![own("lsa1", full_one)], 3),
+            runs: seeds(vec![own("lsa1", full_one)]),
         },
         Entry {
             id: "mesa-layer",
             title: "1 mesa layer, n = 10, T = 50",
-            runs: seeds(vec![own("mesa", mesa(FULL)?.steps(2500))], 3),
+            runs: seeds(vec![own("mesa", mesa(FULL)?.steps(2500))]),
         },
         Entry {
             id: "mesa-linear",
             title: "1 to 6 linear layers and a mesa layer, n = 5, T = 25",
-            runs: seeds(constructed(Dynamics::linear(n, t)?, 4e-4, 3000, true)?, 3),
+            runs: seeds(constructed(Dynamics::linear(n, t)?, 4e-4, 3000, true)?),
         },
         Entry {
             id: "mesa-fixed",
             title: "the same for one fixed teacher",
-            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 1500, false)?, 3),
+            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 1500, false)?),
         },
         Entry {
             id: "mesa-contracting",
             title: "the same for contracting dynamics",
-            runs: seeds(constructed(Dynamics::contracting(n, t)?, 1e-3, 1000, true)?, 3),
+            runs: seeds(constructed(Dynamics::contracting(n, t)?, 1e-3, 1000, true)?),
         },
         Entry {
             id: "mesa-stacks",
             title: "softmax transformers of 3 and 5 layers, hybrid and full mesa, n = 5, T = 25",
-            runs: seeds(
-                vec![
-                    own("hybrid", embedded("hybrid", 2)?),
-                    own("tf", embedded("tf", DEPTH)?),
-                    own("tf3", embedded("tf", 3)?),
-                    own("mesa2", embedded("mesa2", 2)?),
-                ],
-                3,
-            ),
+            runs: seeds(vec![
+                own("hybrid", embedded("hybrid", 2)?),
+                own("tf", embedded("tf", DEPTH)?),
+                own("tf3", embedded("tf", 3)?),
+                own("mesa2", embedded("mesa2", 2)?),
+            ]),
         },
         Entry {
             id: "mesa-nonlinear",
             title: "softmax transformers and hybrids on non-linear dynamics, n = 5, T = 25",
-            runs: seeds(vec![own("tf", nonlinear("tf", DEPTH)?), own("hybrid", nonlinear("hybrid", 2)?)], 3),
+            runs: seeds(vec![own("tf", nonlinear("tf", DEPTH)?), own("hybrid", nonlinear("hybrid", 2)?)]),
         },
         Entry {
             id: "mesa-partial",
             title: "softmax transformers and hybrids on partially observed dynamics, n = 6, 2 observed, T = 40",
-            runs: seeds(vec![own("tf", partial("tf", DEPTH, 24)?), own("hybrid", partial("hybrid", 2, 24)?)], 3),
+            runs: seeds(vec![own("tf", partial("tf", DEPTH, 24)?), own("hybrid", partial("hybrid", 2, 24)?)]),
         },
         Entry {
             id: "mesa-widths",
@@ -364,14 +364,13 @@ pub fn catalogue() -> Result<Vec<Entry>> {
                     .into_iter()
                     .map(|w| Ok((format!("width{w}"), partial("hybrid", 2, w)?.steps(2000))))
                     .collect::<Result<_>>()?,
-                3,
             ),
         },
-        Entry { id: "mesa-diversity", title: "a mesa layer, 1 to 256 teachers, n = 5, T = 25", runs: seeds(pools, 3) },
+        Entry { id: "mesa-diversity", title: "a mesa layer, 1 to 256 teachers, n = 5, T = 25", runs: seeds(pools) },
         Entry {
             id: "mesa-rules",
             title: "one layer each of linear attention, delta rule, implicit step and mesa, n = 5, T = 25",
-            runs: seeds(rules, 3),
+            runs: seeds(rules),
         },
     ])
 }

@@ -185,6 +185,13 @@ impl Parameters for Network {
             Network::Lstm(model) => model.visit(visitor),
         }
     }
+
+    fn gradients(&mut self, source: &mut Gradients<f32, Cpu>) -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
+        match self {
+            Network::Gpt2(model) => model.gradients(source),
+            Network::Lstm(model) => model.gradients(source),
+        }
+    }
 }
 
 /// What makes steps of gradients.
