@@ -159,13 +159,19 @@ impl Architecture for Gpt2Config {
         [self.inputs, self.outputs]
     }
 
-    fn network(&self, length: usize) -> Result<Box<dyn Network + '_>> {
+    fn causal(&self) -> bool {
+        self.attention.causal
+    }
+
+    fn longest(&self) -> Option<usize> {
         match self.positions {
-            Positions::Learned(most) if length > most => {
-                Err(Error::invalid("tokens of a sequence", length, format!("at most the model's {most} positions")))
-            }
-            _ => Ok(Box::new(Plan::new(self, length))),
+            Positions::Learned(most) => Some(most),
+            _ => None,
         }
+    }
+
+    fn network(&self, length: usize) -> Box<dyn Network + '_> {
+        Box::new(Plan::new(self, length))
     }
 }
 
@@ -454,6 +460,7 @@ impl Pass for Run<'_> {
         let inner = config.heads * config.key;
         let (width, q, o, m) = (stride(config.width), stride(3 * inner), stride(inner), stride(config.mlp));
         let norm = Rows { width: config.width, stride: width };
+        let predicted = Predicted { prompts, length, every };
         let x = &mut *self.x;
         // The position vectors first, then the tokens on top of them.
         if config.positions == Positions::None || config.positions == Positions::Sinusoidal {
@@ -467,18 +474,19 @@ impl Pass for Run<'_> {
             }
         }
         plan.read_in.forward(w, rows, (tokens, config.inputs), (x, width), true);
+        let normalised = |rows: usize, x: &[f32], to: &mut [f32], scale: &mut [f32]| {
+            if config.layer_norm {
+                normalise(norm, &x[..rows * width], &mut to[..rows * width], scale);
+            } else {
+                to[..rows * width].copy_from_slice(&x[..rows * width]);
+            }
+        };
+        let mut rows = rows;
         for (l, (block, saved)) in plan.blocks.iter().zip(&mut self.layers).enumerate() {
             if let Some(states) = &mut states {
                 keep(&x[..rows * width], norm, &mut states[l]);
             }
-            let normalised = |x: &[f32], to: &mut [f32], scale: &mut [f32]| {
-                if config.layer_norm {
-                    normalise(norm, &x[..rows * width], &mut to[..rows * width], scale);
-                } else {
-                    to[..rows * width].copy_from_slice(&x[..rows * width]);
-                }
-            };
-            normalised(x, saved.attn_in, saved.attn_scale);
+            normalised(rows, x, saved.attn_in, saved.attn_scale);
             let with_positions = l == 0 && config.positions == Positions::Sinusoidal;
             if with_positions {
                 for to in saved.qkv[..rows * q].chunks_exact_mut(length * q) {
@@ -491,9 +499,15 @@ impl Pass for Run<'_> {
                 let (qkv, out) = (&saved.qkv[p * length * q..], &mut saved.attended[p * length * o..]);
                 plan.heads.forward(qkv, weights, out, self.scratch);
             }
+            if l + 1 == config.layers && states.is_none() {
+                // From here on no token hears of another: only those with a prediction go on.
+                predicted.gather(saved.attended, o);
+                predicted.gather(x, width);
+                rows = predicted.rows();
+            }
             block.proj.forward(w, rows, (saved.attended, o), (x, width), true);
             if let Some((fc, out)) = &block.mlp {
-                normalised(x, saved.mlp_in, saved.mlp_scale);
+                normalised(rows, x, saved.mlp_in, saved.mlp_scale);
                 fc.forward(w, rows, (saved.mlp_in, width), (saved.hidden, m), false);
                 gelu(config.mlp, m, &mut saved.hidden[..rows * m], saved.slope);
                 out.forward(w, rows, (saved.hidden, m), (x, width), true);
@@ -503,11 +517,7 @@ impl Pass for Run<'_> {
                 saved.clamped[..rows * width].copy_from_slice(&x[..rows * width]);
             }
         }
-        if config.layer_norm {
-            normalise(norm, &x[..rows * width], &mut self.last[..rows * width], self.last_scale);
-        } else {
-            self.last[..rows * width].copy_from_slice(&x[..rows * width]);
-        }
+        normalised(rows, x, self.last, self.last_scale);
         if let Some(states) = states {
             if config.layer_norm {
                 for (x, last) in x.chunks_exact_mut(width).zip(self.last.chunks_exact(width)).take(rows) {
@@ -518,13 +528,10 @@ impl Pass for Run<'_> {
                 }
             }
             keep(&x[..rows * width], norm, &mut states[config.layers]);
+            predicted.gather(self.last, width);
         }
-        let (count, out) = (length.div_ceil(every), stride(config.outputs));
-        for p in 0..prompts {
-            let last = &self.last[p * length * width..];
-            let to = &mut self.predictions[p * count * out..];
-            plan.read_out.forward(w, count, (last, every * width), (to, out), false);
-        }
+        let to = (&mut *self.predictions, stride(config.outputs));
+        plan.read_out.forward(w, predicted.rows(), (self.last, width), to, false);
     }
 
     fn predictions(&mut self) -> (&[f32], &mut [f32]) {
@@ -534,23 +541,22 @@ impl Pass for Run<'_> {
     fn backward(&mut self, tokens: &[f32], every: usize, g: &mut [f32], add: bool) {
         let Run { plan, w, prompts, .. } = *self;
         let config = plan.config;
-        let (length, rows) = (plan.length, prompts * plan.length);
+        let length = plan.length;
         let inner = config.heads * config.key;
         let (width, q, o, m) = (stride(config.width), stride(3 * inner), stride(inner), stride(config.mlp));
         let norm = Rows { width: config.width, stride: width };
-        let (count, out) = (length.div_ceil(every), stride(config.outputs));
+        let predicted = Predicted { prompts, length, every };
         let (dx, d_in) = (&mut *self.dx, &mut *self.d_in);
-        dx[..rows * width].fill(0.0);
-        d_in[..rows * width].fill(0.0);
-        let into = if config.layer_norm { &mut *d_in } else { &mut *dx };
-        for p in 0..prompts {
-            let d = &self.d_predictions[p * count * out..];
-            let last = &self.last[p * length * width..];
-            plan.read_out.gradient(g, count, (last, every * width), (d, out), add || p > 0);
-            plan.read_out.backward(w, count, (d, out), (&mut into[p * length * width..], every * width));
-        }
+        // Until the last block's attention, the rows with a prediction alone.
+        let mut rows = predicted.rows();
+        let d = (&*self.d_predictions, stride(config.outputs));
+        plan.read_out.gradient(g, rows, (self.last, width), d, add);
         if config.layer_norm {
+            plan.read_out.backward(w, rows, d, (d_in, width));
+            dx[..rows * width].fill(0.0);
             normalise_backward(norm, self.last, self.last_scale, &d_in[..rows * width], dx);
+        } else {
+            plan.read_out.backward(w, rows, d, (dx, width));
         }
         for (l, (block, saved)) in plan.blocks.iter().zip(&self.layers).enumerate().rev() {
             if let Some(clamp) = config.clamp {
@@ -558,7 +564,7 @@ impl Pass for Run<'_> {
                     *dx = if x.abs() < clamp { *dx } else { 0.0 };
                 }
             }
-            let back = |input: &[f32], scale: &[f32], d: &[f32], dx: &mut [f32]| {
+            let back = |rows: usize, input: &[f32], scale: &[f32], d: &[f32], dx: &mut [f32]| {
                 if config.layer_norm {
                     normalise_backward(norm, input, scale, &d[..rows * width], dx);
                 } else {
@@ -571,10 +577,15 @@ impl Pass for Run<'_> {
                 times(config.mlp, m, &mut self.d_hidden[..rows * m], saved.slope);
                 fc.gradient(g, rows, (saved.mlp_in, width), (self.d_hidden, m), add);
                 fc.backward(w, rows, (self.d_hidden, m), (d_in, width));
-                back(saved.mlp_in, saved.mlp_scale, d_in, dx);
+                back(rows, saved.mlp_in, saved.mlp_scale, d_in, dx);
             }
             block.proj.gradient(g, rows, (saved.attended, o), (dx, width), add);
             block.proj.backward(w, rows, (dx, width), (self.d_attended, o));
+            if l + 1 == config.layers {
+                predicted.scatter(self.d_attended, o);
+                predicted.scatter(dx, width);
+                rows = prompts * length;
+            }
             for p in 0..prompts {
                 let weights = &saved.weights[p * plan.heads.weights_len()..][..plan.heads.weights_len()];
                 let (qkv, d_out) = (&saved.qkv[p * length * q..], &self.d_attended[p * length * o..]);
@@ -585,7 +596,7 @@ impl Pass for Run<'_> {
             if l == 0 && config.positions == Positions::Sinusoidal {
                 sum_prompts(&self.d_qkv[..rows * q], &mut g[plan.position_gradient.clone()], length * q, add);
             }
-            back(saved.attn_in, saved.attn_scale, d_in, dx);
+            back(rows, saved.attn_in, saved.attn_scale, d_in, dx);
         }
         if matches!(config.positions, Positions::Learned(_)) {
             sum_prompts(&dx[..rows * width], &mut g[plan.position_gradient.clone()], length * width, add);
@@ -599,6 +610,44 @@ impl Pass for Run<'_> {
         let mut d = vec![0.0; rows * columns];
         self.plan.read_in.backward(self.w, rows, (self.dx, stride(config.width)), (&mut d, columns));
         d_tokens.extend(d.chunks_exact(columns).flat_map(|row| &row[..config.inputs]));
+    }
+}
+
+/// The tokens 0, `every`, 2 `every`, … of prompts of `length` tokens: those with a prediction.
+struct Predicted {
+    prompts: usize,
+    length: usize,
+    every: usize,
+}
+
+impl Predicted {
+    fn rows(&self) -> usize {
+        self.prompts * self.length.div_ceil(self.every)
+    }
+
+    /// The row of the `i`-th of them among all tokens' rows.
+    fn row(&self, i: usize) -> usize {
+        let count = self.length.div_ceil(self.every);
+        i / count * self.length + i % count * self.every
+    }
+
+    /// Moves their rows, `stride` apart, one after the other to the front.
+    fn gather(&self, rows: &mut [f32], stride: usize) {
+        for i in 0..self.rows() {
+            let from = self.row(i) * stride;
+            rows.copy_within(from..from + stride, i * stride);
+        }
+    }
+
+    /// Moves them back; the rows between become zero.
+    fn scatter(&self, rows: &mut [f32], stride: usize) {
+        let mut end = self.prompts * self.length;
+        for i in (0..self.rows()).rev() {
+            let to = self.row(i);
+            rows.copy_within(i * stride..(i + 1) * stride, to * stride);
+            rows[(to + 1) * stride..end * stride].fill(0.0);
+            end = to;
+        }
     }
 }
 

@@ -99,8 +99,16 @@ impl Architecture for LstmConfig {
         [self.inputs, self.outputs]
     }
 
-    fn network(&self, length: usize) -> Result<Box<dyn Network + '_>> {
-        Ok(Box::new(Plan::new(self, length)))
+    fn causal(&self) -> bool {
+        true
+    }
+
+    fn longest(&self) -> Option<usize> {
+        None
+    }
+
+    fn network(&self, length: usize) -> Box<dyn Network + '_> {
+        Box::new(Plan::new(self, length))
     }
 }
 

@@ -41,8 +41,14 @@ pub trait Architecture: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// Entries of a token and of a prediction.
     fn entries(&self) -> [usize; 2];
 
+    /// Whether a token's prediction depends on no later token.
+    fn causal(&self) -> bool;
+
+    /// Tokens of the longest sequence, if there is one.
+    fn longest(&self) -> Option<usize>;
+
     #[doc(hidden)]
-    fn network(&self, length: usize) -> Result<Box<dyn Network + '_>>;
+    fn network(&self, length: usize) -> Box<dyn Network + '_>;
 }
 
 /// A checked architecture for sequences of one length.
@@ -69,7 +75,8 @@ pub trait Network: Sync {
 /// A few prompts on their way through the model.
 #[doc(hidden)]
 pub trait Pass {
-    /// Predictions at every `every`-th token of `tokens` `[prompts, length, inputs]`; appends each state's rows.
+    /// Predictions at every `every`-th token of `tokens` `[prompts, length, inputs]`; appends each state's rows. Without
+    /// states, a backward pass may follow.
     fn forward(&mut self, tokens: &[f32], every: usize, states: Option<&mut [Vec<f32>]>);
     /// The predictions, and room for the gradient in them: rows, whole vectors apart, prompt after prompt.
     fn predictions(&mut self) -> (&[f32], &mut [f32]);
@@ -164,7 +171,7 @@ pub(crate) struct Batch<'a> {
     pub every: usize,
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
     /// Predictions of a sequence.
     fn count(&self) -> usize {
         self.length.div_ceil(self.every)
@@ -182,6 +189,18 @@ impl Batch<'_> {
         (0..count).map(|c| part.start + c * part.len() / count..part.start + (c + 1) * part.len() / count).collect()
     }
 
+    /// The same predictions from as few tokens as they need: after the last one none, if the model is causal.
+    fn needed(self, config: &impl Architecture, tokens: &'a mut Vec<f32>) -> Self {
+        let length = if config.causal() { (self.count() - 1) * self.every + 1 } else { self.length };
+        if length == self.length {
+            return self;
+        }
+        let inputs = config.entries()[0];
+        let sequences = self.tokens.chunks_exact(self.length * inputs);
+        tokens.extend(sequences.flat_map(|sequence| &sequence[..length * inputs]));
+        Batch { tokens, length, ..self }
+    }
+
     fn check(&self, config: &impl Architecture, params: &[f32]) -> Result<()> {
         config.check()?;
         let expected = config.tensors().last().map_or(0, |e| e.at.end);
@@ -197,6 +216,12 @@ impl Batch<'_> {
             let expected = format!("[{}, {}, {inputs}]", self.batch, self.length);
             return Err(Error::shape("tokens", &[self.tokens.len()], expected));
         }
+        if let Some(most) = config.longest()
+            && self.length > most
+        {
+            let expected = format!("at most the model's {most} positions");
+            return Err(Error::invalid("tokens of a sequence", self.length, expected));
+        }
         Ok(())
     }
 
@@ -209,7 +234,9 @@ impl Batch<'_> {
 /// Predictions, `[batch, predictions, outputs]`.
 pub(crate) fn predict(config: &impl Architecture, params: &[f32], batch: Batch<'_>) -> Result<Vec<f32>> {
     batch.check(config, params)?;
-    let network = &*config.network(batch.length)?;
+    let mut tokens = Vec::new();
+    let batch = batch.needed(config, &mut tokens);
+    let network = &*config.network(batch.length);
     let prepared = prepare(network, params);
     let [inputs, outputs] = config.entries();
     let size = batch.count() * outputs;
@@ -239,7 +266,7 @@ pub(crate) fn predict(config: &impl Architecture, params: &[f32], batch: Batch<'
 /// The states of every layer, each `[batch, length, width]`.
 pub(crate) fn hidden_states(config: &impl Architecture, params: &[f32], batch: Batch<'_>) -> Result<Vec<Vec<f32>>> {
     batch.check(config, params)?;
-    let network = &*config.network(batch.length)?;
+    let network = &*config.network(batch.length);
     let prepared = prepare(network, params);
     let parts: Vec<Vec<Vec<f32>>> = batch
         .parts()
@@ -289,12 +316,21 @@ pub(crate) fn differentiate(
     {
         return Err(Error::shape("weights of the predictions", &[weights.len()], format!("[{count}]")));
     }
-    let network = &*config.network(batch.length)?;
+    let (length, mut kept) = (batch.length, Vec::new());
+    let batch = batch.needed(config, &mut kept);
+    let network = &*config.network(batch.length);
     let prepared = prepare(network, params);
     let work = Work { network, w: prepared.as_ref(), params, batch, objective, in_tokens, entries: [inputs, outputs] };
     let parts: Vec<(f64, Buffer, Vec<f32>)> = batch.parts().into_par_iter().map(|part| work.gradient(&part)).collect();
     let loss = parts.iter().map(|(loss, ..)| loss).sum();
-    let tokens = in_tokens.then(|| parts.iter().flat_map(|(.., d)| d).copied().collect());
+    let tokens = in_tokens.then(|| {
+        let mut all = vec![0.0; batch.batch * length * inputs];
+        let sequences = parts.iter().flat_map(|(.., d)| d.chunks_exact(batch.length * inputs));
+        for (to, d) in all.chunks_exact_mut(length * inputs).zip(sequences) {
+            to[..d.len()].copy_from_slice(d);
+        }
+        all
+    });
     // Added in the order of the parts, a piece of the gradient at a time.
     let mut buffers: Vec<Buffer> = parts.into_iter().map(|(_, g, _)| g).collect();
     let (first, others) = buffers.split_at_mut(1);
