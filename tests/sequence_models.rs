@@ -202,7 +202,7 @@ fn cases() -> Vec<(Gpt2Config, [usize; 3])> {
             [2, 18, 3],
         ),
         (Gpt2Config { clamp: Some(0.7), ..bare.clone() }, [3, 18, 1]),
-        (Gpt2Config { clamp: Some(0.9), mlp: 20, layer_norm: true, ..bare.clone() }, [3, 18, 2]),
+        (Gpt2Config { clamp: Some(0.9), mlp: 20, attention: Attention::default(), ..bare.clone() }, [3, 18, 2]),
         (Gpt2Config { attention: attention(Weights::Relu, true, false, false), ..bare.clone() }, [2, 5, 1]),
         (
             Gpt2Config {
