@@ -106,8 +106,8 @@ impl Affine {
         }
     }
 
-    /// γ ∘ W, row-major, `[rows, columns]`.
-    fn folded(&self, params: &[f32]) -> Vec<f32> {
+    /// W, row-major, `[rows, columns]`.
+    fn matrix(&self, params: &[f32]) -> Vec<f32> {
         let mut w = vec![0.0; self.rows * self.columns];
         if self.at.weight.is_empty() {
             (0..self.rows.min(self.columns)).for_each(|p| w[p * self.columns + p] = 1.0);
@@ -120,11 +120,6 @@ impl Affine {
         } else {
             w.copy_from_slice(&params[self.at.weight.clone()]);
         }
-        if !self.norm.weight.is_empty() {
-            for (row, gamma) in w.chunks_exact_mut(self.columns).zip(&params[self.norm.weight.clone()]) {
-                row.iter_mut().for_each(|w| *w *= gamma);
-            }
-        }
         w
     }
 
@@ -132,23 +127,22 @@ impl Affine {
     pub fn prepare(&self, params: &[f32], out: &mut [f32]) {
         let (forward, rest) = out.split_at_mut(self.forward.len());
         let (backward, bias) = rest.split_at_mut(self.backward.len());
-        let w = self.folded(params);
-        pack(self.rows, self.columns, &w, forward);
-        pack_transposed(self.columns, self.rows, &w, backward);
         bias.fill(0.0);
         if !self.at.bias.is_empty() {
             for (j, bias) in bias.iter_mut().enumerate().take(self.columns) {
                 *bias = self.column(j).map_or(0.0, |j| params[self.at.bias.start + j]);
             }
         }
+        let mut w = self.matrix(params);
         if !self.norm.weight.is_empty() {
-            for p in 0..self.rows {
-                let beta = params[self.norm.bias.start + p];
-                for (j, bias) in bias[..self.columns].iter_mut().enumerate() {
-                    *bias += beta * self.entry(params, p, j);
-                }
+            for (p, row) in w.chunks_exact_mut(self.columns).enumerate() {
+                let (gamma, beta) = self.norm(params, p);
+                bias.iter_mut().zip(&*row).for_each(|(b, w)| *b += beta * w);
+                row.iter_mut().for_each(|w| *w *= gamma);
             }
         }
+        pack(self.rows, self.columns, &w, forward);
+        pack_transposed(self.columns, self.rows, &w, backward);
     }
 
     /// y (+)= x W + b for `m` rows.
@@ -174,40 +168,43 @@ impl Affine {
         column_sums(m, self.columns, dy.0, dy.1, &mut g[self.gradient_bias.clone()], add);
     }
 
-    /// The gradient in the tensors, from the one in the folded weights (this layer's part of `g`).
-    pub fn unfold(&self, params: &[f32], g: &[f32], out: &mut [f32]) {
+    /// Where its tensors are in the parameters.
+    pub fn tensors(&self) -> [&Range<usize>; 4] {
+        [&self.at.weight, &self.at.bias, &self.norm.weight, &self.norm.bias]
+    }
+
+    /// The gradient in [`Affine::tensors`], from the one in the folded weights (this layer's part of `g`).
+    pub fn unfold(&self, params: &[f32], g: &[f32], [in_weight, in_bias, in_gamma, in_beta]: [&mut [f32]; 4]) {
         let bias = &g[self.gradient_bias.clone()][..self.columns];
-        if !self.at.bias.is_empty() {
+        if !in_bias.is_empty() {
             for (j, g) in bias.iter().enumerate() {
                 if let Some(j) = self.column(j) {
-                    out[self.at.bias.start + j] = *g;
+                    in_bias[j] = *g;
                 }
             }
         }
         for (p, row) in g[self.gradient.clone()].chunks_exact(stride(self.columns)).enumerate() {
             let row = &row[..self.columns];
             let (gamma, beta) = self.norm(params, p);
-            if !self.norm.weight.is_empty() {
+            if !in_gamma.is_empty() {
                 let dot = |g: &[f32]| -> f32 {
                     if self.rows_in_place() {
-                        let w = &params[self.at(p, 0)..][..self.columns];
-                        g.iter().zip(w).map(|(g, w)| g * w).sum()
+                        dot_product(g, &params[self.at(p, 0)..][..self.columns])
                     } else {
                         g.iter().enumerate().map(|(j, g)| g * self.entry(params, p, j)).sum()
                     }
                 };
-                out[self.norm.weight.start + p] = dot(row);
-                out[self.norm.bias.start + p] = dot(bias);
+                (in_gamma[p], in_beta[p]) = (dot(row), dot(bias));
             }
             if self.rows_in_place() {
-                let to = &mut out[self.at.weight.start + p * self.columns..][..self.columns];
+                let to = &mut in_weight[p * self.columns..][..self.columns];
                 to.iter_mut().zip(row.iter().zip(bias)).for_each(|(to, (g, b))| *to = gamma * g + beta * b);
             }
         }
-        if self.transposed && !self.at.weight.is_empty() {
+        if self.transposed && !in_weight.is_empty() {
             for (j, b) in bias.iter().enumerate() {
                 let Some(column) = self.column(j) else { continue };
-                let to = &mut out[self.at.weight.start + column * self.rows..][..self.rows];
+                let to = &mut in_weight[column * self.rows..][..self.rows];
                 let column = g[self.gradient.clone()].iter().skip(j).step_by(stride(self.columns));
                 for (p, (to, g)) in to.iter_mut().zip(column).enumerate() {
                     let (gamma, beta) = self.norm(params, p);
@@ -216,6 +213,18 @@ impl Affine {
             }
         }
     }
+}
+
+/// The sum of products, in sixteen sums that do not wait for each other.
+fn dot_product(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_end), (b, b_end)) = (a.as_chunks::<WIDTH>(), b.as_chunks::<WIDTH>());
+    let mut sums = [0.0; WIDTH];
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..WIDTH {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    sums.iter().sum::<f32>() + a_end.iter().zip(b_end).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// Lengths of the prepared weights and of the gradient, growing as the plan is made.

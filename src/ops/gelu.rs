@@ -20,23 +20,27 @@ struct Forward<'a> {
 
 impl Job for Forward<'_> {
     type Output = ();
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {
         // 2 sqrt(2/π), and the cubic's coefficient times it.
         const LINEAR: f32 = 1.595_769;
         const CUBIC: f32 = LINEAR * 0.044_715;
         let one = V::splat(1.0);
-        for (x, slope) in self.x.chunks_exact_mut(self.stride).zip(self.slope.chunks_exact_mut(self.stride)) {
-            let (x, slope) = (&mut x.as_chunks_mut().0[..self.vectors], &mut slope.as_chunks_mut().0[..self.vectors]);
-            for (x, slope) in x.iter_mut().zip(slope) {
-                let v = V::load(x);
+        // Loops over indices, here and below: an iterator's parts that are not marked to be inlined may be compiled
+        // elsewhere, without the caller's instructions.
+        for row in 0..self.x.len() / self.stride {
+            let x = &mut self.x[row * self.stride..].as_chunks_mut().0[..self.vectors];
+            let slope = &mut self.slope[row * self.stride..].as_chunks_mut().0[..self.vectors];
+            for c in 0..self.vectors {
+                let v = V::load(&x[c]);
                 let square = v.mul(v);
                 let u = v.mul(V::splat(LINEAR).add_mul(V::splat(CUBIC), square));
                 let sigma = one.div(one.add(V::zero().sub(u).exp()));
                 let du = V::splat(LINEAR).add_mul(V::splat(3.0 * CUBIC), square);
                 let value = v.mul(sigma);
-                sigma.add_mul(value.mul(du), one.sub(sigma)).store(slope);
-                value.store(x);
+                sigma.add_mul(value.mul(du), one.sub(sigma)).store(&mut slope[c]);
+                value.store(&mut x[c]);
             }
         }
     }
@@ -56,12 +60,14 @@ struct Times<'a> {
 
 impl Job for Times<'_> {
     type Output = ();
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {
-        for (d, slope) in self.d.chunks_exact_mut(self.stride).zip(self.slope.chunks_exact(self.stride)) {
-            let (d, slope) = (&mut d.as_chunks_mut().0[..self.vectors], &slope.as_chunks().0[..self.vectors]);
-            for (d, slope) in d.iter_mut().zip(slope) {
-                V::load(d).mul(V::load(slope)).store(d);
+        for row in 0..self.d.len() / self.stride {
+            let d = &mut self.d[row * self.stride..].as_chunks_mut().0[..self.vectors];
+            let slope = &self.slope[row * self.stride..].as_chunks().0[..self.vectors];
+            for c in 0..self.vectors {
+                V::load(&d[c]).mul(V::load(&slope[c])).store(&mut d[c]);
             }
         }
     }

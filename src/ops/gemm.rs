@@ -335,7 +335,12 @@ pub fn packed_len(k: usize, n: usize) -> usize {
 pub fn pack(k: usize, n: usize, from: &[f32], to: &mut [f32]) {
     for (panel, to) in to[..packed_len(k, n)].chunks_exact_mut(k.max(1) * PANEL).enumerate() {
         let columns = panel * PANEL..n.min((panel + 1) * PANEL);
-        for (row, to) in from.chunks_exact(n).zip(to.chunks_exact_mut(PANEL)) {
+        for (row, to) in from.chunks_exact(n).zip(to.as_chunks_mut::<PANEL>().0) {
+            // Of a length that is known, a copy takes no call.
+            if let (PANEL, Some(whole)) = (columns.len(), row[columns.start..].first_chunk()) {
+                *to = *whole;
+                continue;
+            }
             to[..columns.len()].copy_from_slice(&row[columns.clone()]);
             to[columns.len()..].fill(0.0);
         }
@@ -409,15 +414,17 @@ struct ColumnSums<'a> {
 
 impl Job for ColumnSums<'_> {
     type Output = ();
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {
         let to = &mut self.to.as_chunks_mut().0[..self.vectors];
         if !self.add {
             to.as_flattened_mut().fill(0.0);
         }
-        for row in self.data.chunks(self.stride).take(self.m) {
-            for (to, row) in to.iter_mut().zip(row.as_chunks().0) {
-                V::load(to).add(V::load(row)).store(to);
+        for row in 0..self.m {
+            let row = &self.data[row * self.stride..].as_chunks().0[..self.vectors];
+            for v in 0..self.vectors {
+                V::load(&to[v]).add(V::load(&row[v])).store(&mut to[v]);
             }
         }
     }

@@ -42,37 +42,46 @@ struct Forward<'a> {
 
 impl Job for Forward<'_> {
     type Output = ();
+    // Loops over indices, here and below: an iterator's parts that are not marked to be inlined may be compiled elsewhere,
+    // without the caller's instructions.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {
         let (vectors, last) = self.rows.shape();
         let last = V::load(&last);
         let stride = self.rows.stride;
         let inverse = 1.0 / self.rows.width as f32;
-        let rows = self.x.chunks_exact(stride).zip(self.normalised.chunks_exact_mut(stride)).zip(self.scale);
-        for ((x, out), scale) in rows {
-            let (x, out) = (&x.as_chunks().0[..vectors], &mut out.as_chunks_mut().0[..vectors]);
+        for row in 0..self.x.len() / stride {
+            let (x, out) = (vectors_at(self.x, row * stride, vectors), row * stride..(row + 1) * stride);
+            let out = &mut self.normalised[out].as_chunks_mut().0[..vectors];
             let mut sum = V::zero();
-            for (v, x) in x.iter().enumerate() {
-                let x = V::load(x);
+            for v in 0..vectors {
+                let x = V::load(&x[v]);
                 sum = sum.add(if v + 1 == vectors { x.mul(last) } else { x });
             }
             let mean = V::splat(sum.sum() * inverse);
             let mut squares = V::zero();
-            for (v, (x, out)) in x.iter().zip(&mut *out).enumerate() {
-                let mut x = V::load(x).sub(mean);
+            for v in 0..vectors {
+                let mut x = V::load(&x[v]).sub(mean);
                 if v + 1 == vectors {
                     x = x.mul(last);
                 }
                 squares = squares.add_mul(x, x);
-                x.store(out);
+                x.store(&mut out[v]);
             }
-            *scale = 1.0 / (squares.sum() * inverse + EPSILON).sqrt();
-            let scale = V::splat(*scale);
-            for out in out {
-                V::load(out).mul(scale).store(out);
+            self.scale[row] = 1.0 / (squares.sum() * inverse + EPSILON).sqrt();
+            let scale = V::splat(self.scale[row]);
+            for v in 0..vectors {
+                V::load(&out[v]).mul(scale).store(&mut out[v]);
             }
         }
     }
+}
+
+/// `count` vectors of a row that begins at `at`.
+#[inline(always)]
+fn vectors_at(data: &[f32], at: usize, count: usize) -> &[[f32; WIDTH]] {
+    &data[at..].as_chunks().0[..count]
 }
 
 /// Adds to `dx` the gradient in x for the gradient `d` in x̂: (d - mean(d) - x̂ mean(d ∘ x̂)) / sqrt(variance + 1e-5).
@@ -90,31 +99,32 @@ struct Backward<'a> {
 
 impl Job for Backward<'_> {
     type Output = ();
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {
         let (vectors, last) = self.rows.shape();
         let stride = self.rows.stride;
         let inverse = 1.0 / self.rows.width as f32;
         let last = V::load(&last);
-        let rows = self.normalised.chunks_exact(stride).zip(self.scale).zip(self.d.chunks_exact(stride));
-        for (((x, scale), d), dx) in rows.zip(self.dx.chunks_exact_mut(stride)) {
-            let (x, d) = (&x.as_chunks().0[..vectors], &d.as_chunks().0[..vectors]);
-            let dx = &mut dx.as_chunks_mut().0[..vectors];
+        for row in 0..self.d.len() / stride {
+            let x = vectors_at(self.normalised, row * stride, vectors);
+            let d = vectors_at(self.d, row * stride, vectors);
+            let dx = &mut self.dx[row * stride..].as_chunks_mut().0[..vectors];
             let (mut sum, mut product) = (V::zero(), V::zero());
-            for (v, (x, d)) in x.iter().zip(d).enumerate() {
-                let mut d = V::load(d);
+            for v in 0..vectors {
+                let mut d = V::load(&d[v]);
                 if v + 1 == vectors {
                     d = d.mul(last);
                 }
                 sum = sum.add(d);
-                product = product.add_mul(d, V::load(x));
+                product = product.add_mul(d, V::load(&x[v]));
             }
             let mean = V::splat(sum.sum() * inverse);
             let slope = V::splat(-product.sum() * inverse);
-            let scale = V::splat(*scale);
-            for ((x, d), dx) in x.iter().zip(d).zip(dx) {
-                let inner = V::load(d).sub(mean).add_mul(slope, V::load(x));
-                V::load(dx).add_mul(inner, scale).store(dx);
+            let scale = V::splat(self.scale[row]);
+            for v in 0..vectors {
+                let inner = V::load(&d[v]).sub(mean).add_mul(slope, V::load(&x[v]));
+                V::load(&dx[v]).add_mul(inner, scale).store(&mut dx[v]);
             }
         }
     }

@@ -340,11 +340,28 @@ pub(crate) fn differentiate(
             sum.iter_mut().zip(&other.as_ref()[k * PIECE..]).for_each(|(s, g)| *s += g);
         }
     });
-    for affine in network.affines() {
-        affine.unfold(params, first[0].as_ref(), gradient);
-    }
-    network.unfold_rest(first[0].as_ref(), gradient);
+    let sum = first[0].as_ref();
+    network.unfold_rest(sum, gradient);
+    let affines = network.affines();
+    let tensors = tensors_of(&affines, gradient);
+    affines.into_par_iter().zip(tensors).for_each(|(affine, tensors)| affine.unfold(params, sum, tensors));
     Ok((loss, tokens))
+}
+
+/// The tensors of every affine layer in the vector of all parameters, or of a gradient in them.
+fn tensors_of<'a>(affines: &[&Affine], mut all: &'a mut [f32]) -> Vec<[&'a mut [f32]; 4]> {
+    let mut tensors: Vec<[&mut [f32]; 4]> = affines.iter().map(|_| Default::default()).collect();
+    let places = affines.iter().enumerate().flat_map(|(a, affine)| affine.tensors().map(|at| (at.clone(), a)));
+    let mut places: Vec<(Range<usize>, [usize; 2])> =
+        places.enumerate().map(|(k, (at, a))| (at, [a, k % 4])).filter(|(at, _)| !at.is_empty()).collect();
+    places.sort_by_key(|(at, _)| at.start);
+    let mut done = 0;
+    for (at, [a, k]) in places {
+        let (tensor, rest) = std::mem::take(&mut all).split_at_mut(at.end - done);
+        tensors[a][k] = &mut tensor[at.start - done..];
+        (all, done) = (rest, at.end);
+    }
+    tensors
 }
 
 /// What the parts of a batch share.

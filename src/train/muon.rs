@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::{AdamConfig, Stateful, clipped, device_error, fits, is_named, named, positive};
 use crate::models::Parameters;
-use crate::ops::adam::adam;
+use crate::ops::adam::{apply, movement};
 use crate::ops::gemm::{Left, Right, Start, gemm};
 use crate::ops::simd::WIDTH;
 use crate::{Error, Result};
@@ -131,7 +131,7 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Muon {
         module: &mut M,
         gradients: &Gradients<f32, Cpu>,
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
-        let gradients = clipped(module, gradients, self.config.adam.clip).map_err(device_error)?;
+        let mut gradients = clipped(module, gradients, self.config.adam.clip).map_err(device_error)?;
         if self.first.is_empty() {
             self.first = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
             self.second = self.first.clone();
@@ -141,16 +141,17 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Muon {
         let step = self.config.adam.step(self.steps, self.factor);
         let rate = self.config.rate * self.factor;
         let (momentum, decay) = (self.config.momentum as f32, (1.0 - rate * self.config.weight_decay) as f32);
-        let mut tensors = gradients.iter().zip(self.first.iter_mut().zip(&mut self.second));
+        let mut tensors = gradients.iter_mut().zip(self.first.iter_mut().zip(&mut self.second));
         module
             .visit(&mut |parameter| {
                 let Some((gradient, (first, second))) = tensors.next() else { return Ok(()) };
                 let Some((rows, columns, starts)) = matrices(parameter.name, parameter.shape) else {
-                    adam(step, parameter.values, gradient, first, second);
+                    movement(step, gradient, first, second);
+                    apply(step, parameter.values, gradient);
                     return Ok(());
                 };
                 let width = parameter.shape[1];
-                let nesterov = first.iter_mut().zip(gradient).map(|(m, g)| {
+                let nesterov = first.iter_mut().zip(&*gradient).map(|(m, g)| {
                     *m = momentum * *m + g;
                     g + momentum * *m
                 });

@@ -5,7 +5,7 @@ use dfdx::prelude::{Cpu, CpuError, Gradients};
 use serde::{Deserialize, Serialize};
 
 use crate::models::Parameters;
-use crate::ops::adam::{Step, adam};
+use crate::ops::adam::{Step, apply, movements};
 use crate::{Error, Result};
 
 /// What is done to gradients before a step.
@@ -185,7 +185,7 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Adam {
         module: &mut M,
         gradients: &Gradients<f32, Cpu>,
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
-        let gradients = clipped(module, gradients, self.config.clip).map_err(device_error)?;
+        let mut gradients = clipped(module, gradients, self.config.clip).map_err(device_error)?;
         if self.first.is_empty() {
             self.first = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
             self.second = self.first.clone();
@@ -193,11 +193,12 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Adam {
         fits(&self.first, &gradients).and_then(|()| fits(&self.second, &gradients)).map_err(device_error)?;
         self.steps += 1;
         let step = self.config.step(self.steps, self.factor);
-        let mut tensors = gradients.iter().zip(self.first.iter_mut().zip(&mut self.second));
+        movements(step, &mut gradients, &mut self.first, &mut self.second);
+        let mut movements = gradients.iter();
         module
             .visit(&mut |parameter| {
-                let Some((gradient, (first, second))) = tensors.next() else { return Ok(()) };
-                adam(step, parameter.values, gradient, first, second);
+                let Some(movement) = movements.next() else { return Ok(()) };
+                apply(step, parameter.values, movement);
                 Ok(())
             })
             .map_err(device_error)
