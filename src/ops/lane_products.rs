@@ -31,13 +31,17 @@ impl View {
 pub(super) enum Part {
     /// All of it.
     All,
-    /// Columns j <= i; what lies above the diagonal is written in part, and is to be ignored or cleared.
+    /// Columns j <= i; at most [`ABOVE`] entries above the diagonal are written too, and are to be ignored or cleared.
     Lower,
-    /// L is lower triangular: sums over c <= i. Its entries above the diagonal must be 0.
+    /// L is lower triangular: sums over c <= i. The [`ABOVE`] entries above the diagonal must be 0.
     SumBelow,
-    /// L is upper triangular: sums over c >= i. Its entries below the diagonal must be 0.
+    /// L is upper triangular: sums over c >= i. The [`ABOVE`] entries below the diagonal must be 0.
     SumFrom,
 }
+
+/// Entries of a row above the diagonal that [`Part::Lower`] may write and the sums over triangles may read: a block has one
+/// row more.
+pub(super) const ABOVE: usize = 3;
 
 /// Rows i, columns j and summands c of a product.
 #[derive(Clone, Copy, Debug)]
@@ -235,25 +239,52 @@ macro_rules! over_blocks {
     }};
 }
 
+/// Rows that pass by a block of columns before the next one: so many that the block is read from the nearest cache as
+/// often as from the one behind it, so few that they stay in the nearest too.
+const STRIP: usize = 8;
+
 impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
+    /// Columns and summands of rows i, …, i + m - 1.
     #[inline(always)]
-    fn rows<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize) {
+    fn needed(&self, i: usize, m: usize) -> (usize, usize, usize) {
         let Extent { columns, inner, .. } = self.extent;
-        let (columns, from, to) = match self.part {
+        match self.part {
             Part::All => (columns, 0, inner),
-            Part::Lower => (columns.min(i + M), 0, inner),
-            Part::SumBelow => (columns, 0, inner.min(i + M)),
+            Part::Lower => (columns.min(i + m), 0, inner),
+            Part::SumBelow => (columns, 0, inner.min(i + m)),
             Part::SumFrom => (columns, i, inner),
-        };
-        let mut j = 0;
-        while j < columns {
-            if j + N <= columns {
-                self.cell::<V, M, N>(i, j, from, to);
-                j += N;
-            } else {
-                self.cell::<V, M, 1>(i, j, from, to);
-                j += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn strips<V: Vector<T>, const M: usize, const N: usize>(&mut self) {
+        let rows = self.extent.rows;
+        for strip in (0..rows).step_by(STRIP) {
+            let end = rows.min(strip + STRIP);
+            let columns = self.needed(strip, end - strip).0;
+            for j in (0..columns).step_by(N) {
+                let mut i = strip;
+                while i + M <= end {
+                    self.row_block::<V, M, N>(i, j);
+                    i += M;
+                }
+                while i < end {
+                    self.row_block::<V, 1, N>(i, j);
+                    i += 1;
+                }
             }
+        }
+    }
+
+    /// What is needed of `M` rows and the `N` columns from `j` on.
+    #[inline(always)]
+    fn row_block<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize, j: usize) {
+        let (columns, from, to) = self.needed(i, M);
+        if j + N <= columns {
+            return self.cell::<V, M, N>(i, j, from, to);
+        }
+        for j in j..columns {
+            self.cell::<V, M, 1>(i, j, from, to);
         }
     }
 
@@ -281,8 +312,10 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
         for a in 0..M {
             for b in 0..N {
                 let at = self.place.at + (i + a) * self.place.row + (j + b) * self.place.inner;
-                let base = if ADD { V::load(&self.out[at]) } else { V::splat(T::default()) };
-                base.add_mul(scale, sum[a][b]).store(&mut self.out[at]);
+                // SAFETY: `product` has found the whole result inside.
+                let out = unsafe { self.out.get_unchecked_mut(at) };
+                let base = if ADD { V::load(out) } else { V::splat(T::default()) };
+                base.add_mul(scale, sum[a][b]).store(out);
             }
         }
     }
@@ -294,8 +327,12 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Kernel<T> for Multiply<'_
     fn run<V: Vector<T>>(mut self) {
         if L::COLUMNS_FIRST && self.part == Part::All {
             over_blocks!(V, self, columns, columns);
+        } else if V::ROOM >= 32 {
+            self.strips::<V, 4, 4>();
+        } else if V::ROOM >= 8 {
+            self.strips::<V, 2, 2>();
         } else {
-            over_blocks!(V, self, rows, rows);
+            self.strips::<V, 1, 1>();
         }
     }
 }
@@ -330,19 +367,17 @@ impl<T: Real> Reduce<'_, T> {
         let all = (0, self.extent.inner);
         // SAFETY: `check` has found the views inside, and the block lies inside the extent.
         let sum: [[V; N]; M] = unsafe { block((i, j), all, (self.left, self.l), (self.right, self.r)) };
-        let mut lanes = Lanes::zero();
+        let mut all = [V::splat(T::default()); LANES];
         for a in 0..M {
             for b in 0..N {
-                sum[a][b].store(&mut lanes);
-                let mut width = LANES / 2;
-                while width > 0 {
-                    for k in 0..width {
-                        lanes.0[k] += lanes.0[k + width];
-                    }
-                    width /= 2;
-                }
-                let at = self.place.at + (i + a) * self.place.row + (j + b) * self.place.inner;
-                self.out[at] += lanes.0[0];
+                all[a * N + b] = sum[a][b];
+            }
+        }
+        let sums = V::lane_sums(all, M * N);
+        for a in 0..M {
+            let at = self.place.at + (i + a) * self.place.row + j * self.place.inner;
+            for b in 0..N {
+                self.out[at + b * self.place.inner] += sums.0[a * N + b];
             }
         }
     }

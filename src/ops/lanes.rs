@@ -64,6 +64,27 @@ pub trait Vector<T>: Copy {
     /// The bits of `self` plus those of `of`, moved up to where the exponent begins: times 2ᵏ, if the low bits of `of`
     /// are the integer k.
     fn shift_exponent(self, of: Self) -> Self;
+    /// The sums over the lanes of the first `count` of `vectors`, each as ((0 + 8) + (4 + 12)) + …: the halves, then their
+    /// halves.
+    #[inline(always)]
+    fn lane_sums(vectors: [Self; LANES], count: usize) -> Lanes<T>
+    where
+        T: Real,
+    {
+        let (mut sums, mut lanes) = (Lanes::zero(), Lanes::zero());
+        for (to, vector) in sums.0.iter_mut().zip(vectors).take(count) {
+            vector.store(&mut lanes);
+            let mut width = LANES / 2;
+            while width > 0 {
+                for k in 0..width {
+                    lanes.0[k] += lanes.0[k + width];
+                }
+                width /= 2;
+            }
+            *to = lanes.0[0];
+        }
+        sums
+    }
 }
 
 /// eˣ to about an ulp, for x that is cut off where the result would leave the range of normal numbers.
@@ -238,11 +259,13 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::{Lanes, Vector};
+    use crate::ops::simd::Simd;
+    use crate::ops::simd::x86::Avx512;
 
     macro_rules! vector {
         ($name:ident, $t:ty, $register:ty, $n:literal, $load:ident, $store:ident, $splat:ident, $fma:ident,
          $add:ident, $sub:ident, $mul:ident, $div:ident, $max:ident, $min:ident, $positive:tt, $shift:tt,
-         $unroll:literal, $room:literal) => {
+         $unroll:literal, $room:literal $(, $lane_sums:item)?) => {
             #[derive(Clone, Copy)]
             pub struct $name([$register; $n]);
 
@@ -289,6 +312,7 @@ mod x86 {
                 vector!(zip min, (|a, b| $min(b, a)));
                 vector!(zip where_positive, $positive);
                 vector!(zip shift_exponent, $shift);
+                $($lane_sums)?
             }
         };
         (zip $name:ident, $f:tt) => {
@@ -327,7 +351,30 @@ mod x86 {
             _mm512_slli_epi32::<23>(_mm512_castps_si512(of))
         ))),
         true,
-        32
+        32,
+        #[inline(always)]
+        fn lane_sums(vectors: [Self; super::LANES], count: usize) -> Lanes<f32> {
+            let mut sums = Lanes::zero();
+            if count == 1 {
+                sums.0[0] = Avx512(vectors[0].0[0]).sum();
+                return sums;
+            }
+            // Transposed, a vector is one lane of all of them.
+            let mut lanes = [Avx512::zero(); super::LANES];
+            for i in 0..super::LANES {
+                lanes[i] = Avx512(vectors[i].0[0]);
+            }
+            Avx512::transpose(&mut lanes);
+            let mut width = super::LANES / 2;
+            while width > 0 {
+                for k in 0..width {
+                    lanes[k] = lanes[k].add(lanes[k + width]);
+                }
+                width /= 2;
+            }
+            lanes[0].store(&mut sums.0);
+            sums
+        }
     );
     vector!(
         Avx512F64,

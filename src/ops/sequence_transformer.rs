@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::delta_rule;
-use super::lane_products::{Extent, OnLanes, Part, Shared, View, product, reduced_product};
+use super::lane_products::{ABOVE, Extent, OnLanes, Part, Shared, View, product, reduced_product};
 use super::lanes::{Kernel, LANES, Lanes, Vector, exp};
 use super::mesa_layer::{self, Head, Workspace};
 use crate::error::array_len;
@@ -736,8 +736,9 @@ fn lower<T: OnLanes>(head: &Head, scale: T, x: &[Lanes<T>], y: &[Lanes<T>], out:
     let extent = Extent { rows: n, columns: n, inner: head.key };
     let place = View::new(0, n, 1);
     product::<T, _, false>(extent, Part::Lower, scale, (x, head.rows()), (y, head.rows()), (out, place));
+    // Nothing further above the diagonal has ever been written, or is read.
     for t in 0..n {
-        out[t * n + t + 1..(t + 1) * n].fill(Lanes::zero());
+        out[t * n + t + 1..t * n + n.min(t + 1 + ABOVE)].fill(Lanes::zero());
     }
 }
 

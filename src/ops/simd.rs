@@ -170,14 +170,14 @@ impl Simd for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use std::arch::x86_64::*;
 
     use super::{Simd, WIDTH};
 
     /// One register of AVX-512.
     #[derive(Clone, Copy)]
-    pub struct Avx512(__m512);
+    pub struct Avx512(pub __m512);
 
     // SAFETY, for every block of this file's x86 implementations: `dispatch` has found the instruction set on this
     // machine, and loads and stores go through references to whole arrays.
