@@ -49,11 +49,16 @@ pub trait Parameters {
     /// The visitor's first.
     fn visit(&mut self, visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()>;
 
-    /// The shape of every tensor and its gradient, in the order of the visit; zeros where there is none.
+    /// The shape of every tensor and its gradient, in the order of the visit; zeros where there is none. `spare` are vectors
+    /// that are no longer needed, whose memory may be used.
     ///
     /// # Errors
     /// [`Error::Numerical`] if there is no memory for them.
-    fn gradients(&mut self, source: &mut Gradients<f32, Cpu>) -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
+    fn gradients(
+        &mut self,
+        source: &mut Gradients<f32, Cpu>,
+        _spare: Vec<Vec<f32>>,
+    ) -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
         let mut all = Vec::new();
         self.visit(&mut |parameter| {
             all.push((parameter.shape.to_vec(), (parameter.gradient)(source)?));

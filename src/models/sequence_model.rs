@@ -166,8 +166,19 @@ impl<C: Architecture> Parameters for SequenceModel<C> {
         Ok(())
     }
 
-    fn gradients(&mut self, source: &mut Gradients<f32, Cpu>) -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
+    fn gradients(
+        &mut self,
+        source: &mut Gradients<f32, Cpu>,
+        spare: Vec<Vec<f32>>,
+    ) -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
         let all = source.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
-        Ok(self.config.tensors().into_iter().map(|Entry { shape, at, .. }| (shape, all[at].to_vec())).collect())
+        let mut spare = spare.into_iter();
+        let gradient = |Entry { shape, at, .. }: Entry| {
+            let mut gradient = spare.next().unwrap_or_default();
+            gradient.clear();
+            gradient.extend_from_slice(&all[at]);
+            (shape, gradient)
+        };
+        Ok(self.config.tensors().into_iter().map(gradient).collect())
     }
 }

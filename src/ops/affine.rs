@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::gemm::{Left, Right, Start, column_sums, gemm, pack, pack_transposed, packed_len};
+use super::sequence::Buffer;
 use super::simd::WIDTH;
 
 /// Places of an affine layer's tensors in the parameters; empty if there is none.
@@ -107,20 +108,24 @@ impl Affine {
     }
 
     /// W, row-major, `[rows, columns]`.
-    fn matrix(&self, params: &[f32]) -> Vec<f32> {
-        let mut w = vec![0.0; self.rows * self.columns];
+    fn matrix(&self, params: &[f32]) -> Buffer {
+        let mut matrix = Buffer::take(self.rows * self.columns);
+        let w = matrix.as_mut();
+        if self.rows_in_place() {
+            w.copy_from_slice(&params[self.at.weight.clone()]);
+            return matrix;
+        }
+        w.fill(0.0);
         if self.at.weight.is_empty() {
             (0..self.rows.min(self.columns)).for_each(|p| w[p * self.columns + p] = 1.0);
-        } else if self.transposed {
+        } else {
             for j in 0..self.columns {
                 let Some(column) = self.column(j) else { continue };
                 let from = &params[self.at.weight.start + column * self.rows..][..self.rows];
                 from.iter().enumerate().for_each(|(p, v)| w[p * self.columns + j] = *v);
             }
-        } else {
-            w.copy_from_slice(&params[self.at.weight.clone()]);
         }
-        w
+        matrix
     }
 
     /// Lays the weights out in this layer's part of the prepared ones.
@@ -133,7 +138,8 @@ impl Affine {
                 *bias = self.column(j).map_or(0.0, |j| params[self.at.bias.start + j]);
             }
         }
-        let mut w = self.matrix(params);
+        let mut matrix = self.matrix(params);
+        let w = matrix.as_mut();
         if !self.norm.weight.is_empty() {
             for (p, row) in w.chunks_exact_mut(self.columns).enumerate() {
                 let (gamma, beta) = self.norm(params, p);
@@ -141,8 +147,8 @@ impl Affine {
                 row.iter_mut().for_each(|w| *w *= gamma);
             }
         }
-        pack(self.rows, self.columns, &w, forward);
-        pack_transposed(self.columns, self.rows, &w, backward);
+        pack(self.rows, self.columns, w, forward);
+        pack_transposed(self.columns, self.rows, w, backward);
     }
 
     /// y (+)= x W + b for `m` rows.

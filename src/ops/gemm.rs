@@ -63,6 +63,9 @@ impl Start<'_> {
 /// tiles reads of B stays close.
 const BLOCK: usize = 384;
 
+/// Terms in a block that is gathered: it stays in the nearest cache.
+const NEAR: usize = 192;
+
 /// From a row of B to the next, when a block of it is gathered before it is used.
 const FAR: usize = 512;
 /// Tiles one below the other that pay for that.
@@ -119,26 +122,30 @@ impl Gemm<'_> {
         // Where rows of B are far apart and many tiles read them, a block of a panel is gathered first: tiles would wait
         // for a page at every row.
         let gather = N == 2 && b.step >= FAR && m >= GATHER * M;
-        let mut block = if gather { Some([[0.0; PANEL]; BLOCK]) } else { None };
-        let mut from = 0;
-        loop {
-            // Blocks of equal size: a short one would read and write C for little.
-            let terms = (k - from).div_ceil((k - from).div_ceil(BLOCK).max(1));
-            let add = start.add || from > 0;
-            let bias = if from > 0 { None } else { start.bias };
-            let mut j = 0;
-            while j < columns {
-                let wide = N == 2 && j + PANEL <= columns;
-                let mut right = b.data.as_ptr().wrapping_add(from * b.step + j / PANEL * b.panel + j % PANEL);
+        let mut block = if gather { Some([[0.0; PANEL]; NEAR]) } else { None };
+        // A panel's rows of C stay close while its blocks are summed.
+        let most = if gather { NEAR } else { BLOCK };
+        let mut j = 0;
+        while j < columns {
+            let wide = N == 2 && j + PANEL <= columns;
+            let panel = j / PANEL * b.panel + j % PANEL;
+            let mut from = 0;
+            loop {
+                // Blocks of equal size: a short one would read and write C for little.
+                let terms = (k - from).div_ceil((k - from).div_ceil(most).max(1));
+                let mut right = b.data.as_ptr().wrapping_add(from * b.step + panel);
                 let mut right_step = b.step;
                 if let Some(block) = &mut block {
                     let width = if wide { PANEL } else { WIDTH };
                     for (p, to) in block.iter_mut().enumerate().take(terms) {
-                        let row = (from + p) * b.step + j / PANEL * b.panel + j % PANEL;
-                        to[..width].copy_from_slice(&b.data[row..][..width]);
+                        to[..width].copy_from_slice(&b.data[(from + p) * b.step + panel..][..width]);
                     }
                     (right, right_step) = (block.as_ptr().cast(), PANEL);
                 }
+                let bias = match start.bias {
+                    Some(bias) if from == 0 => bias[j..].as_ptr(),
+                    _ => std::ptr::null(),
+                };
                 let mut i = 0;
                 while i < m {
                     let tile = Tile {
@@ -149,13 +156,10 @@ impl Gemm<'_> {
                         a_step: a.step,
                         b: right,
                         b_step: right_step,
-                        bias: match bias {
-                            Some(bias) => bias[j..].as_ptr(),
-                            None => std::ptr::null(),
-                        },
+                        bias,
                         c: c[i * stride + j..].as_mut_ptr(),
                         stride,
-                        add,
+                        add: start.add || from > 0,
                     };
                     // SAFETY: `gemm` has checked that all rows, terms and columns of the tile are inside the slices.
                     unsafe {
@@ -167,12 +171,12 @@ impl Gemm<'_> {
                     }
                     i += M;
                 }
-                j += if wide { PANEL } else { WIDTH };
+                from += terms;
+                if from >= k {
+                    break;
+                }
             }
-            from += terms;
-            if from >= k {
-                return;
-            }
+            j += if wide { PANEL } else { WIDTH };
         }
     }
 }

@@ -4,6 +4,8 @@
 //! Sixteen sequences lie side by side in every vector register ([`super::lanes`]), so key sizes of ten or twenty fill the
 //! machine. A tile of sixteen runs forward and backward before the next: its activations stay in the cache.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -512,24 +514,24 @@ fn pull<T: OnLanes>(
     let mut gradient = LaneBatch::zeros(batch, length, a.input);
     let size = gradient.tile();
     // A piece a tile, added up in the order of the tiles: the result does not depend on the number of threads.
+    // As many passes as run at a time: fresh memory costs more than the arithmetic of a small model.
+    let idle = Mutex::new(Vec::new());
     let pieces: Vec<(f64, Vec<T>)> = gradient
         .tiles
         .par_chunks_mut(size)
         .zip(tokens.tiles.par_chunks(tokens.tile()))
         .zip(targets.tiles.par_chunks(targets.tile()))
         .enumerate()
-        // Made once a thread and not once a tile: fresh memory costs more than the arithmetic of a small model.
-        .map_init(
-            || Pass::new(a, length),
-            |pass, (i, ((into, tile), target))| {
-                pass.forward(parameters, tile);
-                let mut e = vec![Lanes::zero(); length * a.output];
-                let value = loss(LANES.min(batch - i * LANES), &pass.prediction, target, &mut e);
-                let mut sum = vec![T::default(); parameters.len()];
-                pass.backward(parameters, tile, &e, &mut sum, into);
-                (value, sum)
-            },
-        )
+        .map(|(i, ((into, tile), target))| {
+            let mut pass = lock(&idle).pop().unwrap_or_else(|| Pass::new(a, length));
+            pass.forward(parameters, tile);
+            let mut e = vec![Lanes::zero(); length * a.output];
+            let value = loss(LANES.min(batch - i * LANES), &pass.prediction, target, &mut e);
+            let mut sum = vec![T::default(); parameters.len()];
+            pass.backward(parameters, tile, &e, &mut sum, into);
+            lock(&idle).push(pass);
+            (value, sum)
+        })
         .collect();
     let total = pieces.iter().map(|(value, _)| value).sum();
     let mut sum = vec![T::default(); parameters.len()];
@@ -542,6 +544,11 @@ fn pull<T: OnLanes>(
         sum.iter_mut().zip(exact).for_each(|(to, s)| *to = T::of(s));
     });
     Ok(Slope { loss: total, parameters: sum, tokens: gradient })
+}
+
+/// What a panic of another thread leaves is whole: a pass is taken out or put in.
+fn lock<T>(idle: &Mutex<T>) -> MutexGuard<'_, T> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fits<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatch<T>) -> Result<()> {

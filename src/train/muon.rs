@@ -131,7 +131,7 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Muon {
         module: &mut M,
         gradients: &Gradients<f32, Cpu>,
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
-        let mut gradients = clipped(module, gradients, self.config.adam.clip).map_err(device_error)?;
+        let mut gradients = clipped(module, gradients, self.config.adam.clip, Vec::new()).map_err(device_error)?;
         if self.first.is_empty() {
             self.first = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
             self.second = self.first.clone();

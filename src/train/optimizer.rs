@@ -157,6 +157,8 @@ pub struct Adam {
     steps: u64,
     first: Vec<Vec<f32>>,
     second: Vec<Vec<f32>>,
+    /// The last step's vectors, for the next one's gradients: fresh memory costs as much as Adam's arithmetic.
+    spare: Vec<Vec<f32>>,
 }
 
 impl Adam {
@@ -175,7 +177,7 @@ impl Adam {
             return Err(Error::invalid("weight decay", config.weight_decay, "a finite number of at least 0"));
         }
         config.clip.check()?;
-        Ok(Adam { config, factor: 1.0, steps: 0, first: Vec::new(), second: Vec::new() })
+        Ok(Adam { config, factor: 1.0, steps: 0, first: Vec::new(), second: Vec::new(), spare: Vec::new() })
     }
 }
 
@@ -185,7 +187,8 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Adam {
         module: &mut M,
         gradients: &Gradients<f32, Cpu>,
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
-        let mut gradients = clipped(module, gradients, self.config.clip).map_err(device_error)?;
+        let spare = std::mem::take(&mut self.spare);
+        let mut gradients = clipped(module, gradients, self.config.clip, spare).map_err(device_error)?;
         if self.first.is_empty() {
             self.first = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
             self.second = self.first.clone();
@@ -201,7 +204,9 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Adam {
                 apply(step, parameter.values, movement);
                 Ok(())
             })
-            .map_err(device_error)
+            .map_err(device_error)?;
+        self.spare = gradients;
+        Ok(())
     }
 }
 
@@ -270,7 +275,7 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Sgd {
         module: &mut M,
         gradients: &Gradients<f32, Cpu>,
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
-        let gradients = clipped(module, gradients, self.config.clip).map_err(device_error)?;
+        let gradients = clipped(module, gradients, self.config.clip, Vec::new()).map_err(device_error)?;
         if self.velocity.is_empty() {
             self.velocity = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
         }
@@ -339,8 +344,9 @@ pub(super) fn clipped<M: Parameters>(
     module: &mut M,
     gradients: &Gradients<f32, Cpu>,
     clip: Clip,
+    spare: Vec<Vec<f32>>,
 ) -> Result<Vec<Vec<f32>>> {
-    let (shapes, mut all): (Vec<_>, Vec<_>) = module.gradients(&mut gradients.clone())?.into_iter().unzip();
+    let (shapes, mut all): (Vec<_>, Vec<_>) = module.gradients(&mut gradients.clone(), spare)?.into_iter().unzip();
     clip.apply(&mut all, &shapes);
     Ok(all)
 }

@@ -117,20 +117,29 @@ impl Case {
         2 * (self.context + 1)
     }
 
-    /// Floating-point operations of a step: forward, and twice as many backward. Of causal attention the half that is
-    /// not masked.
+    /// Floating-point operations of a step: forward, and twice as many backward; those that the loss depends on, and no
+    /// others. Of causal attention the half that is not masked; of `gpt2` and `lstm` no token after the last prediction, and
+    /// behind the last attention the tokens with a prediction alone. The op for attention alone runs all tokens.
     fn operations(&self) -> f64 {
-        let tokens = (self.batch * self.tokens()) as f64;
+        let predicted = self.context + 1;
+        let needed = self.tokens() - 1;
         let multiply_adds = match &self.model {
-            Model::Transformer(c) | Model::Attention(c) => {
+            Model::Transformer(c) => {
                 let inner = c.heads * c.key;
-                let matrices = c.layers * (4 * c.width * inner + 2 * c.width * c.mlp);
-                let ends = if c.read { c.width * c.inputs } else { 0 };
-                (matrices + ends) as f64 + (c.layers * inner * (self.tokens() + 1)) as f64
+                let [qkv, behind] = [3 * c.width * inner, c.width * inner + 2 * c.width * c.mlp];
+                let ends = needed * c.width * c.inputs + predicted * c.width;
+                let blocks = c.layers * needed * qkv + ((c.layers - 1) * needed + predicted) * behind;
+                ends + blocks + c.layers * inner * needed * (needed + 1)
             }
-            Model::Recurrent(c) => (8 * c.layers * c.width * c.width + c.width * c.inputs) as f64,
+            Model::Attention(c) => {
+                let (inner, tokens) = (c.heads * c.key, self.tokens());
+                c.layers * (tokens * 4 * c.width * inner + inner * tokens * (tokens + 1))
+            }
+            Model::Recurrent(c) => {
+                needed * (8 * c.layers * c.width * c.width + c.width * c.inputs) + predicted * c.width
+            }
         };
-        6.0 * tokens * multiply_adds
+        6.0 * (self.batch * multiply_adds) as f64
     }
 
     fn task(&self) -> Outcome<LinearRegression> {

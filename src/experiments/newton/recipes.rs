@@ -186,10 +186,14 @@ impl Parameters for Network {
         }
     }
 
-    fn gradients(&mut self, source: &mut Gradients<f32, Cpu>) -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
+    fn gradients(
+        &mut self,
+        source: &mut Gradients<f32, Cpu>,
+        spare: Vec<Vec<f32>>,
+    ) -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
         match self {
-            Network::Gpt2(model) => model.gradients(source),
-            Network::Lstm(model) => model.gradients(source),
+            Network::Gpt2(model) => model.gradients(source, spare),
+            Network::Lstm(model) => model.gradients(source, spare),
         }
     }
 }
