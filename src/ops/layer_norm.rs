@@ -52,8 +52,8 @@ impl Job for Forward<'_> {
         let stride = self.rows.stride;
         let inverse = 1.0 / self.rows.width as f32;
         for row in 0..self.x.len() / stride {
-            let (x, out) = (vectors_at(self.x, row * stride, vectors), row * stride..(row + 1) * stride);
-            let out = &mut self.normalised[out].as_chunks_mut().0[..vectors];
+            let x = vectors_at(self.x, row * stride, vectors);
+            let out = &mut self.normalised[row * stride..].as_chunks_mut().0[..vectors];
             let mut sum = V::zero();
             for v in 0..vectors {
                 let x = V::load(&x[v]);

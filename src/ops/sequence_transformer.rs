@@ -4,7 +4,7 @@
 //! Sixteen sequences lie side by side in every vector register ([`super::lanes`]), so key sizes of ten or twenty fill the
 //! machine. A tile of sixteen runs forward and backward before the next: its activations stay in the cache.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -523,13 +523,16 @@ fn pull<T: OnLanes>(
         .zip(targets.tiles.par_chunks(targets.tile()))
         .enumerate()
         .map(|(i, ((into, tile), target))| {
-            let mut pass = lock(&idle).pop().unwrap_or_else(|| Pass::new(a, length));
+            let kept = idle.lock().ok().and_then(|mut idle| idle.pop());
+            let mut pass = kept.unwrap_or_else(|| Pass::new(a, length));
             pass.forward(parameters, tile);
             let mut e = vec![Lanes::zero(); length * a.output];
             let value = loss(LANES.min(batch - i * LANES), &pass.prediction, target, &mut e);
             let mut sum = vec![T::default(); parameters.len()];
             pass.backward(parameters, tile, &e, &mut sum, into);
-            lock(&idle).push(pass);
+            if let Ok(mut idle) = idle.lock() {
+                idle.push(pass);
+            }
             (value, sum)
         })
         .collect();
@@ -544,11 +547,6 @@ fn pull<T: OnLanes>(
         sum.iter_mut().zip(exact).for_each(|(to, s)| *to = T::of(s));
     });
     Ok(Slope { loss: total, parameters: sum, tokens: gradient })
-}
-
-/// What a panic of another thread leaves is whole: a pass is taken out or put in.
-fn lock<T>(idle: &Mutex<T>) -> MutexGuard<'_, T> {
-    idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fits<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatch<T>) -> Result<()> {
