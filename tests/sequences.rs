@@ -7,7 +7,7 @@ mod instruction_sets;
 use incontext::linalg::Matrix;
 use incontext::models::SequenceTransformer;
 use incontext::ops::sequence_transformer::{
-    Architecture, LaneBatch, Layer, Mixer, predict, pullback, residuals, squared_loss,
+    Architecture, LaneBatch, Layer, Mixer, predict, pullback, residuals, squared_loss, squared_loss_in_tokens,
 };
 use incontext::rng::{Rng, stream};
 use incontext::tasks::dynamics::{Start, Teachers};
@@ -59,9 +59,9 @@ fn gradients_are_finite_differences() {
         let weights: Vec<f64> = (0..length).map(|t| 0.5 + t as f64).collect();
         let loss = |parameters: &[f64], tokens: &[f64]| {
             let tokens = LaneBatch::new(batch, length, a.input, tokens).unwrap();
-            squared_loss(&a, parameters, &tokens, &targets, Some(&weights)).unwrap()
+            squared_loss_in_tokens(&a, parameters, &tokens, &targets, Some(&weights)).unwrap()
         };
-        let slope = loss(&parameters, &tokens);
+        let (slope, in_tokens) = loss(&parameters, &tokens);
         let h = 1e-5;
         let close = |numeric: f64, analytic: f64, what: &str| {
             assert!((numeric - analytic).abs() < 3e-6 * (1.0 + numeric.abs()), "{name} {what}: {numeric} {analytic}");
@@ -69,17 +69,17 @@ fn gradients_are_finite_differences() {
         for i in (0..parameters.len()).step_by(3) {
             let mut moved = parameters.clone();
             moved[i] += h;
-            let up = loss(&moved, &tokens).loss;
+            let up = loss(&moved, &tokens).0.loss;
             moved[i] -= 2.0 * h;
-            close((up - loss(&moved, &tokens).loss) / (2.0 * h), slope.parameters[i], &format!("parameter {i}"));
+            close((up - loss(&moved, &tokens).0.loss) / (2.0 * h), slope.parameters[i], &format!("parameter {i}"));
         }
-        let gradient = slope.tokens.values();
+        let gradient = in_tokens.values();
         for i in (0..tokens.len()).step_by(41) {
             let mut moved = tokens.clone();
             moved[i] += h;
-            let up = loss(&parameters, &moved).loss;
+            let up = loss(&parameters, &moved).0.loss;
             moved[i] -= 2.0 * h;
-            close((up - loss(&parameters, &moved).loss) / (2.0 * h), gradient[i], &format!("token entry {i}"));
+            close((up - loss(&parameters, &moved).0.loss) / (2.0 * h), gradient[i], &format!("token entry {i}"));
         }
     }
 }
@@ -99,10 +99,11 @@ fn single_precision_agrees_with_its_twin() {
             &LaneBatch::new(batch, length, a.input, &tokens).unwrap(),
             &LaneBatch::new(batch, length, a.output, &adjoint).unwrap(),
         )
-        .unwrap();
+        .unwrap()
+        .0;
         let run = || {
             let tokens = LaneBatch::new(batch, length, a.input, &tokens).unwrap();
-            pullback(&a, &single, &tokens, &LaneBatch::new(batch, length, a.output, &adjoint).unwrap()).unwrap()
+            pullback(&a, &single, &tokens, &LaneBatch::new(batch, length, a.output, &adjoint).unwrap()).unwrap().0
         };
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(run);
         let two = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(run);

@@ -6,7 +6,7 @@ use rand_distr::{Distribution, StandardNormal};
 use super::{Parameter, Parameters, visit_tensor};
 use crate::error::{all_finite, array_len};
 use crate::ops::lane_products::OnLanes;
-use crate::ops::sequence_transformer::{Architecture, squared_loss};
+use crate::ops::sequence_transformer::{Architecture, squared_loss_in_tokens};
 use crate::rng::stream;
 use crate::tasks::{FewShotPrompts, Prompt};
 use crate::{Error, Result};
@@ -86,7 +86,7 @@ pub struct PromptSlope {
 ///
 /// # Errors
 /// [`Error::Shape`] if the network reads or predicts another dimension, or the prompt's tokens have another; as
-/// [`squared_loss`].
+/// [`squared_loss_in_tokens`].
 pub fn prompt_gradient<T: OnLanes>(
     a: &Architecture,
     parameters: &[T],
@@ -95,11 +95,10 @@ pub fn prompt_gradient<T: OnLanes>(
 ) -> Result<PromptSlope> {
     let [batch, count, n] = pairs.shape();
     let (tokens, targets) = (pairs.tokens::<T>(prompt)?, pairs.targets::<T>(prompt)?);
-    let slope = squared_loss(a, parameters, &tokens, &targets, Some(&pairs.weights(prompt)))?;
+    let (slope, in_tokens) = squared_loss_in_tokens(a, parameters, &tokens, &targets, Some(&pairs.weights(prompt)))?;
     let (mut prefix, mut eos) = (vec![0.0; prompt.prefix.len()], vec![0.0; prompt.eos.len()]);
     let size = pairs.length(prompt) * n;
-    let in_tokens = slope.tokens.values();
-    for gradient in in_tokens.chunks(size).take(batch) {
+    for gradient in in_tokens.values().chunks(size).take(batch) {
         prefix.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
         for i in 0..count {
             // The token after the pair, if there is one: `eos` is empty otherwise.

@@ -49,7 +49,7 @@ fn scaled<T: OnLanes>(eta: &Lanes<T>, x: &[Lanes<T>], out: &mut [Lanes<T>]) {
 
 const VECTOR: View = View::new(0, 1, 0);
 
-/// The head's output o_t at every token, into `out`, laid out as q, k and v are; d_t stays in the workspace.
+/// The head's output o_t at every token, into `out`; d_t stays in the workspace.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn forward<T: OnLanes>(
     head: &Head,
@@ -81,8 +81,7 @@ pub(super) fn forward<T: OnLanes>(
     }
 }
 
-/// The gradients in q, k and v for the gradient `e` in the output, written to the head's channels; returns the gradient
-/// in β, a lane each.
+/// The gradients in q, k and v for the gradient `e` in the output; returns the gradient in β, a lane each.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn backward<T: OnLanes>(
     head: &Head,
@@ -101,7 +100,7 @@ pub(super) fn backward<T: OnLanes>(
     work.r.fill(Lanes::zero());
     let mut slope = Lanes::zero();
     for t in (0..head.tokens).rev() {
-        let (here, at) = (head.token(t), View::new(t * key, 1, 0));
+        let here = head.token(t);
         let eta = step(beta, implicit, &k[here.at..][..key]);
         times(key, &work.s, true, (e, here), (dq, here));
         add_outer(key, T::of(1.0), (e, here), (q, here), &mut work.r);
@@ -116,7 +115,7 @@ pub(super) fn backward<T: OnLanes>(
         scaled(&eta, d, &mut work.w);
         add_outer(key, T::of(-1.0), (&work.w, VECTOR), (k, here), &mut work.s);
         scaled(&eta, &work.u, &mut dv[here.at..][..key]);
-        times(key, &work.r, true, (&work.solved, at), (dk, here));
+        times(key, &work.r, true, (&work.solved, here), (dk, here));
         times(key, &work.s, true, (&work.u, VECTOR), (&mut work.w, VECTOR));
         for ((dk, w), k) in dk[here.at..][..key].iter_mut().zip(&work.w).zip(&k[here.at..]) {
             for lane in 0..LANES {

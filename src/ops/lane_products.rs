@@ -39,9 +39,9 @@ pub(super) enum Part {
     SumFrom,
 }
 
-/// Entries of a row above the diagonal that [`Part::Lower`] may write and the sums over triangles may read: a block has one
-/// row more.
-pub(super) const ABOVE: usize = 3;
+/// Entries of a row above the diagonal that [`Part::Lower`] may write and the sums over triangles may read: the largest block
+/// has one row more.
+pub(super) const ABOVE: usize = 4;
 
 /// Rows i, columns j and summands c of a product.
 #[derive(Clone, Copy, Debug)]
@@ -214,39 +214,58 @@ unsafe fn block<T: Real, V: Vector<T>, L: Entries<T> + ?Sized, const M: usize, c
     sum
 }
 
-/// Runs over blocks of the largest size that the registers have room for, and over single rows or columns at the edge.
-macro_rules! over_blocks {
-    ($V:ident, $self:ident, $extent:ident, $strip:ident) => {
-        if $V::ROOM >= 32 {
-            over_blocks!(@ $V, $self, $extent, $strip, 4)
-        } else if $V::ROOM >= 8 {
-            over_blocks!(@ $V, $self, $extent, $strip, 2)
-        } else {
-            over_blocks!(@ $V, $self, $extent, $strip, 1)
-        }
-    };
-    (@ $V:ident, $self:ident, $extent:ident, $strip:ident, $n:literal) => {{
-        let mut i = 0;
-        while i < $self.extent.$extent {
-            if $self.extent.$extent - i >= $n {
-                $self.$strip::<$V, $n, $n>(i);
-                i += $n;
-            } else {
-                $self.$strip::<$V, 1, $n>(i);
-                i += 1;
-            }
-        }
-    }};
+/// Rows or columns cut into blocks of `N`, of `N + 1` as long as that saves single ones at the end, and of 1.
+#[derive(Clone)]
+struct Blocks<const N: usize> {
+    at: usize,
+    end: usize,
+    /// How many blocks of `N + 1` are still to come.
+    larger: usize,
 }
 
-/// Rows that pass by a block of columns before the next one: so many that the block is read from the nearest cache as
-/// often as from the one behind it, so few that they stay in the nearest too.
-const STRIP: usize = 8;
+impl<const N: usize> Blocks<N> {
+    /// `larger`: whether the registers have room for blocks of `N + 1`.
+    #[inline(always)]
+    fn new(count: usize, larger: bool) -> Self {
+        Blocks { at: 0, end: count, larger: if larger { (count % N).min(count / N) } else { 0 } }
+    }
+}
+
+impl<const N: usize> Iterator for Blocks<N> {
+    type Item = (usize, usize);
+    #[inline(always)]
+    fn next(&mut self) -> Option<(usize, usize)> {
+        let (at, left) = (self.at, self.end - self.at);
+        let size = match left {
+            0 => return None,
+            _ if self.larger > 0 => N + 1,
+            _ if left >= N => N,
+            _ => 1,
+        };
+        self.larger = self.larger.saturating_sub(1);
+        self.at += size;
+        Some((at, size))
+    }
+}
+
+/// Calls `$self.$run::<V, N, L>` with the largest N x N blocks of sums that the registers have room for, and L x L ones for
+/// what is left of rows and columns, if there is room for those: otherwise L is N.
+macro_rules! with_blocks {
+    ($V:ident, $self:ident, $run:ident) => {
+        if $V::ROOM >= 32 {
+            $self.$run::<$V, 4, 5>()
+        } else if $V::ROOM >= 8 {
+            $self.$run::<$V, 2, 2>()
+        } else {
+            $self.$run::<$V, 1, 1>()
+        }
+    };
+}
 
 impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
     /// Columns and summands of rows i, …, i + m - 1.
     #[inline(always)]
-    fn needed(&self, i: usize, m: usize) -> (usize, usize, usize) {
+    fn needed(&self, (i, m): (usize, usize)) -> (usize, usize, usize) {
         let Extent { columns, inner, .. } = self.extent;
         match self.part {
             Part::All => (columns, 0, inner),
@@ -256,51 +275,61 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
         }
     }
 
+    /// Two blocks of rows at a time pass by a block of columns before the next one: so many that the block is read from the
+    /// nearest cache as often as from the one behind it, so few that they stay in the nearest too.
     #[inline(always)]
-    fn strips<V: Vector<T>, const M: usize, const N: usize>(&mut self) {
-        let rows = self.extent.rows;
-        for strip in (0..rows).step_by(STRIP) {
-            let end = rows.min(strip + STRIP);
-            let columns = self.needed(strip, end - strip).0;
-            for j in (0..columns).step_by(N) {
-                let mut i = strip;
-                while i + M <= end {
-                    self.row_block::<V, M, N>(i, j);
-                    i += M;
+    fn rows_first<V: Vector<T>, const N: usize, const M: usize>(&mut self) {
+        let mut rows = Blocks::<N>::new(self.extent.rows, M > N);
+        while let Some(first) = rows.next() {
+            let pair = [Some(first), rows.next()];
+            let last = pair[1].unwrap_or(first);
+            for (j, n) in Blocks::<N>::new(self.extent.columns, M > N) {
+                if j >= self.needed(last).0 {
+                    break;
                 }
-                while i < end {
-                    self.row_block::<V, 1, N>(i, j);
-                    i += 1;
+                for (i, m) in pair.into_iter().flatten() {
+                    let (columns, from, to) = self.needed((i, m));
+                    if j + n <= columns {
+                        self.cells::<V, N, M>((i, m), (j, n), from, to);
+                    } else {
+                        for j in j..columns {
+                            self.cells::<V, N, M>((i, m), (j, 1), from, to);
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// What is needed of `M` rows and the `N` columns from `j` on.
+    /// All rows pass by a block of columns before the next one.
     #[inline(always)]
-    fn row_block<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize, j: usize) {
-        let (columns, from, to) = self.needed(i, M);
-        if j + N <= columns {
-            return self.cell::<V, M, N>(i, j, from, to);
-        }
-        for j in j..columns {
-            self.cell::<V, M, 1>(i, j, from, to);
+    fn columns_first<V: Vector<T>, const N: usize, const M: usize>(&mut self) {
+        let Extent { rows, columns, inner } = self.extent;
+        for block in Blocks::<N>::new(columns, M > N) {
+            for of_rows in Blocks::<N>::new(rows, M > N) {
+                self.cells::<V, N, M>(of_rows, block, 0, inner);
+            }
         }
     }
 
-    /// All rows of `N` columns.
     #[inline(always)]
-    fn columns<V: Vector<T>, const N: usize, const M: usize>(&mut self, j: usize) {
-        let Extent { rows, inner, .. } = self.extent;
-        let mut i = 0;
-        while i < rows {
-            if i + M <= rows {
-                self.cell::<V, M, N>(i, j, 0, inner);
-                i += M;
-            } else {
-                self.cell::<V, 1, N>(i, j, 0, inner);
-                i += 1;
-            }
+    fn cells<V: Vector<T>, const N: usize, const M: usize>(
+        &mut self,
+        (i, m): (usize, usize),
+        (j, n): (usize, usize),
+        from: usize,
+        to: usize,
+    ) {
+        match (m == 1, m == N, n == 1, n == N) {
+            (_, true, _, true) => self.cell::<V, N, N>(i, j, from, to),
+            (true, _, _, true) => self.cell::<V, 1, N>(i, j, from, to),
+            (_, true, true, _) => self.cell::<V, N, 1>(i, j, from, to),
+            (true, _, true, _) => self.cell::<V, 1, 1>(i, j, from, to),
+            (_, true, _, _) => self.cell::<V, N, M>(i, j, from, to),
+            (true, _, _, _) => self.cell::<V, 1, M>(i, j, from, to),
+            (_, _, _, true) => self.cell::<V, M, N>(i, j, from, to),
+            (_, _, true, _) => self.cell::<V, M, 1>(i, j, from, to),
+            _ => self.cell::<V, M, M>(i, j, from, to),
         }
     }
 
@@ -326,13 +355,9 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Kernel<T> for Multiply<'_
     #[inline(always)]
     fn run<V: Vector<T>>(mut self) {
         if L::COLUMNS_FIRST && self.part == Part::All {
-            over_blocks!(V, self, columns, columns);
-        } else if V::ROOM >= 32 {
-            self.strips::<V, 4, 4>();
-        } else if V::ROOM >= 8 {
-            self.strips::<V, 2, 2>();
+            with_blocks!(V, self, columns_first)
         } else {
-            self.strips::<V, 1, 1>();
+            with_blocks!(V, self, rows_first)
         }
     }
 }
@@ -348,16 +373,17 @@ struct Reduce<'a, T> {
 }
 
 impl<T: Real> Reduce<'_, T> {
+    /// Blocks of N x N at most: sixteen sums over the lanes at a time.
     #[inline(always)]
-    fn rows<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize) {
-        let mut j = 0;
-        while j < self.extent.columns {
-            if j + N <= self.extent.columns {
-                self.cell::<V, M, N>(i, j);
-                j += N;
-            } else {
-                self.cell::<V, M, 1>(i, j);
-                j += 1;
+    fn blocks<V: Vector<T>, const N: usize, const M: usize>(&mut self) {
+        for (i, m) in Blocks::<N>::new(self.extent.rows, false) {
+            for (j, n) in Blocks::<N>::new(self.extent.columns, false) {
+                match (m == N, n == N) {
+                    (true, true) => self.cell::<V, N, N>(i, j),
+                    (false, true) => self.cell::<V, 1, N>(i, j),
+                    (true, false) => self.cell::<V, N, 1>(i, j),
+                    (false, false) => self.cell::<V, 1, 1>(i, j),
+                }
             }
         }
     }
@@ -387,6 +413,6 @@ impl<T: Real> Kernel<T> for Reduce<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector<T>>(mut self) {
-        over_blocks!(V, self, rows, rows);
+        with_blocks!(V, self, blocks)
     }
 }

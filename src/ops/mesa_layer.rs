@@ -19,24 +19,22 @@
 use super::lane_products::{Extent, OnLanes, Part, View, product};
 use super::lanes::{LANES, Lanes};
 
-/// What a head sees of the layer: channel c of token t is entry `at + t stride + c` of a buffer.
+/// A head: its queries, keys, values and outputs are `[tokens, key]`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
     pub tokens: usize,
     pub key: usize,
-    pub at: usize,
-    pub stride: usize,
 }
 
 impl Head {
     /// The tokens as rows, their channels as the inner index.
     pub fn rows(&self) -> View {
-        View::new(self.at, self.stride, 1)
+        View::new(0, self.key, 1)
     }
 
     /// Token `t` as a row (or a column) of channels.
     pub fn token(&self, t: usize) -> View {
-        View::new(self.at + t * self.stride, 1, 0)
+        View::new(t * self.key, 1, 0)
     }
 }
 
@@ -125,7 +123,7 @@ fn scale<T: OnLanes>(m: &mut [Lanes<T>], by: T) {
     m.iter_mut().flat_map(|lanes| &mut lanes.0).for_each(|v| *v *= by);
 }
 
-/// The head's output o_t at every token, into `out`, laid out as q, k and v are.
+/// The head's output o_t at every token, into `out`.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn forward<T: OnLanes>(
     head: &Head,
@@ -141,17 +139,16 @@ pub(super) fn forward<T: OnLanes>(
     work.restart(key, lambda);
     for t in 0..head.tokens {
         work.step(head, t, k, v, forget);
-        let solved = View::new(t * key, 1, 0);
-        times(key, &work.r, false, (q, head.token(t)), (&mut work.solved, solved));
-        times(key, &work.s, false, (&work.solved, solved), (out, head.token(t)));
+        let here = head.token(t);
+        times(key, &work.r, false, (q, here), (&mut work.solved, here));
+        times(key, &work.s, false, (&work.solved, here), (out, here));
     }
 }
 
 /// Where gradients in q, k and v go.
 pub(super) type Into3<'a, T> = (&'a mut [Lanes<T>], &'a mut [Lanes<T>], &'a mut [Lanes<T>]);
 
-/// The gradients in q, k and v for the gradient `e` in the output, written to the head's channels; returns the gradient
-/// in λ, a lane each.
+/// The gradients in q, k and v for the gradient `e` in the output; returns the gradient in λ, a lane each.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn backward<T: OnLanes>(
     head: &Head,
@@ -168,10 +165,10 @@ pub(super) fn backward<T: OnLanes>(
     work.restart(key, lambda);
     for t in 0..head.tokens {
         work.step(head, t, k, v, forget);
-        let at = View::new(t * key, 1, 0);
-        times(key, &work.r, false, (q, head.token(t)), (&mut work.solved, at));
-        times(key, &work.s, true, (e, head.token(t)), (&mut work.u, View::new(0, 1, 0)));
-        times(key, &work.r, false, (&work.u, View::new(0, 1, 0)), (&mut work.y, at));
+        let here = head.token(t);
+        times(key, &work.r, false, (q, here), (&mut work.solved, here));
+        times(key, &work.s, true, (e, here), (&mut work.u, View::new(0, 1, 0)));
+        times(key, &work.r, false, (&work.u, View::new(0, 1, 0)), (&mut work.y, here));
     }
     // From here R and S hold B and D, the adjoints of H and S.
     work.restart(key, T::default());
@@ -180,9 +177,9 @@ pub(super) fn backward<T: OnLanes>(
             scale(&mut work.r, forget);
             scale(&mut work.s, forget);
         }
-        let (here, at) = (head.token(t), View::new(t * key, 1, 0));
-        add_outer(key, T::of(-1.0), (&work.y, at), (&work.solved, at), &mut work.r);
-        add_outer(key, T::of(1.0), (e, here), (&work.solved, at), &mut work.s);
+        let here = head.token(t);
+        add_outer(key, T::of(-1.0), (&work.y, here), (&work.solved, here), &mut work.r);
+        add_outer(key, T::of(1.0), (e, here), (&work.solved, here), &mut work.s);
         times(key, &work.s, false, (k, here), (dv, here));
         times(key, &work.s, true, (v, here), (dk, here));
         for transposed in [false, true] {

@@ -4,6 +4,7 @@
 //! Sixteen sequences lie side by side in every vector register ([`super::lanes`]), so key sizes of ten or twenty fill the
 //! machine. A tile of sixteen runs forward and backward before the next: its activations stay in the cache.
 
+use std::any::Any;
 use std::sync::Mutex;
 
 use rayon::prelude::*;
@@ -222,6 +223,11 @@ impl Architecture {
         self.slots().last().map_or(0, |s| s.at + s.rows * s.columns)
     }
 
+    /// Channels of the last residual stream that predictions are made of.
+    fn read(&self) -> usize {
+        if self.embed || self.layers.is_empty() { self.width } else { self.output }
+    }
+
     fn offsets(&self) -> Vec<Offsets> {
         let mut at = if self.embed { self.width * self.input } else { 0 };
         let mut take = |n: usize| {
@@ -293,6 +299,11 @@ impl<T: OnLanes> LaneBatch<T> {
         self.tokens * self.channels
     }
 
+    /// Zeros in the same shape.
+    fn zeroed(&self) -> Self {
+        Self::zeros(self.batch, self.tokens, self.channels)
+    }
+
     fn zeros(batch: usize, tokens: usize, channels: usize) -> Self {
         LaneBatch { batch, tokens, channels, tiles: vec![Lanes::zero(); batch.div_ceil(LANES) * tokens * channels] }
     }
@@ -306,13 +317,12 @@ pub fn predict<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatc
     fits(a, parameters, tokens)?;
     let mut out = LaneBatch::zeros(tokens.batch, tokens.tokens, a.output);
     let size = out.tile();
-    out.tiles.par_chunks_mut(size).zip(tokens.tiles.par_chunks(tokens.tile())).for_each_init(
-        || Pass::new(a, tokens.tokens),
-        |pass, (out, tile)| {
-            pass.forward(parameters, tile);
-            out.copy_from_slice(&pass.prediction);
-        },
-    );
+    out.tiles.par_chunks_mut(size).zip(tokens.tiles.par_chunks(tokens.tile())).for_each(|(out, tile)| {
+        let mut pass = Pass::take(a, tokens.tokens, a.read());
+        pass.forward(parameters, tile);
+        out.copy_from_slice(&pass.prediction);
+        pass.keep();
+    });
     Ok(out)
 }
 
@@ -326,7 +336,7 @@ pub fn residuals<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBa
         .tiles
         .par_chunks(tokens.tile())
         .map(|tile| {
-            let mut pass = Pass::new(a, tokens.tokens);
+            let mut pass = Pass::new(a, tokens.tokens, a.width);
             pass.forward(parameters, tile);
             pass.x
         })
@@ -358,13 +368,13 @@ pub fn attention<T: OnLanes>(
     let n = tokens.tokens;
     let mut sums = vec![(vec![0.0; n * n], vec![0.0; n * n]); wanted.heads];
     for (i, tile) in tokens.tiles.chunks(tokens.tile()).enumerate() {
-        let mut pass = Pass::new(a, n);
+        let mut pass = Pass::new(a, n, a.read());
         pass.forward(parameters, tile);
         let present = LANES.min(tokens.batch - i * LANES);
         for (h, (sum, squares)) in sums.iter_mut().enumerate() {
-            let head = Head { tokens: n, key: wanted.key, at: h * wanted.key, stride: wanted.channels() };
-            let store = &pass.layers[layer];
-            weights(&head, wanted.mixer, &store.q, &store.k, &mut pass.scores);
+            let head = Head { tokens: n, key: wanted.key };
+            let [q, k, ..] = pass.layers[layer].head(h, n * wanted.key);
+            weights(&head, wanted.mixer, q, k, &mut pass.scores);
             for (k, lanes) in pass.scores.iter().enumerate() {
                 for v in &lanes.0[..present] {
                     sum[k] += v.f64();
@@ -383,19 +393,17 @@ pub fn attention<T: OnLanes>(
     Ok(sums)
 }
 
-/// A loss with its gradients.
+/// A loss with its gradient.
 #[derive(Clone, Debug)]
 pub struct Slope<T> {
     /// The loss.
     pub loss: f64,
     /// The gradient in the parameters.
     pub parameters: Vec<T>,
-    /// The gradient in the tokens.
-    pub tokens: LaneBatch<T>,
 }
 
-/// L = Σ_t w_t ‖prediction_t − target_t‖² / (2 · batch · tokens), with its gradients in the parameters and the tokens;
-/// w = 1 without `weights`, `[tokens]`.
+/// L = Σ_t w_t ‖prediction_t − target_t‖² / (2 · batch · tokens), with its gradient in the parameters; w = 1 without
+/// `weights`, `[tokens]`.
 ///
 /// # Errors
 /// As [`predict`]; [`Error::Shape`] unless the targets are `[batch, tokens, output]` and there is a weight a token.
@@ -406,6 +414,32 @@ pub fn squared_loss<T: OnLanes>(
     targets: &LaneBatch<T>,
     weights: Option<&[f64]>,
 ) -> Result<Slope<T>> {
+    squared(a, parameters, tokens, targets, weights, None)
+}
+
+/// As [`squared_loss`], with the gradient in the tokens too.
+///
+/// # Errors
+/// As [`squared_loss`].
+pub fn squared_loss_in_tokens<T: OnLanes>(
+    a: &Architecture,
+    parameters: &[T],
+    tokens: &LaneBatch<T>,
+    targets: &LaneBatch<T>,
+    weights: Option<&[f64]>,
+) -> Result<(Slope<T>, LaneBatch<T>)> {
+    let mut into = tokens.zeroed();
+    Ok((squared(a, parameters, tokens, targets, weights, Some(&mut into))?, into))
+}
+
+fn squared<T: OnLanes>(
+    a: &Architecture,
+    parameters: &[T],
+    tokens: &LaneBatch<T>,
+    targets: &LaneBatch<T>,
+    weights: Option<&[f64]>,
+    into: Option<&mut LaneBatch<T>>,
+) -> Result<Slope<T>> {
     let [batch, length, _] = tokens.shape();
     if let Some(w) = weights
         && w.len() != length
@@ -414,7 +448,8 @@ pub fn squared_loss<T: OnLanes>(
     }
     let all = 1.0 / (batch * length) as f64;
     let weight = |t: usize| all * weights.map_or(1.0, |w| w[t]);
-    pull(a, parameters, tokens, targets, |present, prediction, target, gradient| {
+    let needed = weights.map_or(length, |w| w.iter().rposition(|w| *w != 0.0).map_or(1, |last| last + 1));
+    pull(a, parameters, (tokens, needed), targets, into, |present, prediction, target, gradient| {
         let mut loss = 0.0;
         for (i, ((p, y), g)) in prediction.iter().zip(target).zip(gradient).enumerate() {
             let w = weight(i / a.output);
@@ -428,8 +463,8 @@ pub fn squared_loss<T: OnLanes>(
     })
 }
 
-/// The mean over batch and tokens of the cross-entropy −Σ_c target_c ln softmax(prediction)_c, in nats, with its gradients
-/// in the parameters and the tokens. Targets are distributions over the output channels: unit vectors for a language model.
+/// The mean over batch and tokens of the cross-entropy −Σ_c target_c ln softmax(prediction)_c, in nats, with its gradient
+/// in the parameters. Targets are distributions over the output channels: unit vectors for a language model.
 ///
 /// # Errors
 /// As [`predict`]; [`Error::Shape`] unless the targets are `[batch, tokens, output]`.
@@ -441,7 +476,7 @@ pub fn cross_entropy<T: OnLanes>(
 ) -> Result<Slope<T>> {
     let [batch, length, _] = tokens.shape();
     let weight = 1.0 / (batch * length) as f64;
-    pull(a, parameters, tokens, targets, |present, prediction, target, gradient| {
+    pull(a, parameters, (tokens, length), targets, None, |present, prediction, target, gradient| {
         let mut loss = 0.0;
         let rows = prediction.chunks(a.output).zip(target.chunks(a.output)).zip(gradient.chunks_mut(a.output));
         for ((logits, target), gradient) in rows {
@@ -482,8 +517,10 @@ pub fn pullback<T: OnLanes>(
     parameters: &[T],
     tokens: &LaneBatch<T>,
     adjoint: &LaneBatch<T>,
-) -> Result<Slope<T>> {
-    pull(a, parameters, tokens, adjoint, |present, prediction, adjoint, gradient| {
+) -> Result<(Slope<T>, LaneBatch<T>)> {
+    let mut into = tokens.zeroed();
+    let all = (tokens, tokens.tokens);
+    let slope = pull(a, parameters, all, adjoint, Some(&mut into), |present, prediction, adjoint, gradient| {
         let mut sum = 0.0;
         for ((p, e), g) in prediction.iter().zip(adjoint).zip(gradient) {
             for lane in 0..present {
@@ -492,17 +529,21 @@ pub fn pullback<T: OnLanes>(
             }
         }
         sum
-    })
+    })?;
+    Ok((slope, into))
 }
 
 /// A tile's loss and its gradient in the predictions; the lanes that stand for no sequence keep a gradient of 0.
 type TileLoss<'a, T> = dyn Fn(usize, &[Lanes<T>], &[Lanes<T>], &mut [Lanes<T>]) -> f64 + Sync + 'a;
 
+/// The loss on the first `needed` tokens of the sequences, none of the others being part of it; the gradient in the tokens
+/// goes `into` a batch like them, if there is one.
 fn pull<T: OnLanes>(
     a: &Architecture,
     parameters: &[T],
-    tokens: &LaneBatch<T>,
+    (tokens, needed): (&LaneBatch<T>, usize),
     targets: &LaneBatch<T>,
+    into: Option<&mut LaneBatch<T>>,
     loss: impl Fn(usize, &[Lanes<T>], &[Lanes<T>], &mut [Lanes<T>]) -> f64 + Sync,
 ) -> Result<Slope<T>> {
     fits(a, parameters, tokens)?;
@@ -511,28 +552,26 @@ fn pull<T: OnLanes>(
         return Err(Error::shape("targets", &targets.shape(), format!("[{batch}, {length}, {}]", a.output)));
     }
     let loss: &TileLoss<'_, T> = &loss;
-    let mut gradient = LaneBatch::zeros(batch, length, a.input);
-    let size = gradient.tile();
+    let count = batch.div_ceil(LANES);
+    let into: Vec<Option<&mut [Lanes<T>]>> = match into {
+        Some(into) => into.tiles.chunks_mut(tokens.tile()).map(Some).collect(),
+        None => (0..count).map(|_| None).collect(),
+    };
     // A piece a tile, added up in the order of the tiles: the result does not depend on the number of threads.
-    // As many passes as run at a time: fresh memory costs more than the arithmetic of a small model.
-    let idle = Mutex::new(Vec::new());
-    let pieces: Vec<(f64, Vec<T>)> = gradient
-        .tiles
-        .par_chunks_mut(size)
+    let pieces: Vec<(f64, Vec<T>)> = into
+        .into_par_iter()
         .zip(tokens.tiles.par_chunks(tokens.tile()))
         .zip(targets.tiles.par_chunks(targets.tile()))
         .enumerate()
         .map(|(i, ((into, tile), target))| {
-            let kept = idle.lock().ok().and_then(|mut idle| idle.pop());
-            let mut pass = kept.unwrap_or_else(|| Pass::new(a, length));
+            let mut pass = Pass::take(a, needed, a.read());
+            let tile = &tile[..needed * a.input];
             pass.forward(parameters, tile);
-            let mut e = vec![Lanes::zero(); length * a.output];
+            let mut e = vec![Lanes::zero(); needed * a.output];
             let value = loss(LANES.min(batch - i * LANES), &pass.prediction, target, &mut e);
             let mut sum = vec![T::default(); parameters.len()];
             pass.backward(parameters, tile, &e, &mut sum, into);
-            if let Ok(mut idle) = idle.lock() {
-                idle.push(pass);
-            }
+            pass.keep();
             (value, sum)
         })
         .collect();
@@ -546,7 +585,7 @@ fn pull<T: OnLanes>(
         }
         sum.iter_mut().zip(exact).for_each(|(to, s)| *to = T::of(s));
     });
-    Ok(Slope { loss: total, parameters: sum, tokens: gradient })
+    Ok(Slope { loss: total, parameters: sum })
 }
 
 fn fits<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatch<T>) -> Result<()> {
@@ -564,30 +603,43 @@ fn fits<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatch<T>) -
 struct Store<T> {
     /// x with positions beside it; empty without them.
     placed: Vec<Lanes<T>>,
-    /// Queries and keys, scaled to norm 1 if the layer does that, and the norms they had, one a token and head.
+    /// Queries and keys, scaled to norm 1 if the layer does that, values and outputs: a head after the other, so that what a
+    /// head needs lies together and stays in the cache, `[heads, tokens, key]`.
     q: Vec<Lanes<T>>,
     k: Vec<Lanes<T>>,
-    q_norm: Vec<Lanes<T>>,
-    k_norm: Vec<Lanes<T>>,
     v: Vec<Lanes<T>>,
     o: Vec<Lanes<T>>,
+    /// The norms that queries and keys had, `[heads, tokens]`; empty if they are not scaled.
+    q_norm: Vec<Lanes<T>>,
+    k_norm: Vec<Lanes<T>>,
     /// With an MLP: the residual stream before it, its hidden units before and after the non-linearity.
     middle: Vec<Lanes<T>>,
     hidden: Vec<Lanes<T>>,
     active: Vec<Lanes<T>>,
 }
 
+impl<T> Store<T> {
+    /// Queries, keys, values and outputs of head `h`, `size` entries each.
+    fn head(&self, h: usize, size: usize) -> [&[Lanes<T>]; 4] {
+        [&self.q, &self.k, &self.v, &self.o].map(|all| &all[h * size..][..size])
+    }
+}
+
 /// One tile's pass through the model.
-struct Pass<'a, T> {
-    a: &'a Architecture,
+struct Pass<T> {
+    a: Architecture,
     offsets: Vec<Offsets>,
     tokens: usize,
+    /// Channels of the last residual stream that are computed.
+    last: usize,
     /// The residual stream before the first layer and after each.
     x: Vec<Vec<Lanes<T>>>,
     layers: Vec<Store<T>>,
     scores: Vec<Lanes<T>>,
     slopes: Vec<Lanes<T>>,
-    /// Gradients in a layer's o, q, k and v: every layer's backward pass writes all of its channels.
+    /// Gradients in the residual streams after and before a layer, and between its attention and its MLP.
+    residual: [Vec<Lanes<T>>; 3],
+    /// Gradients in a head's output, queries, keys and values.
     adjoints: [Vec<Lanes<T>>; 4],
     prediction: Vec<Lanes<T>>,
     places: Vec<T>,
@@ -602,29 +654,28 @@ fn positions<T: OnLanes>(tokens: usize, width: usize) -> Vec<T> {
     (0..tokens * width).map(|i| entry(i / width, i % width)).collect()
 }
 
-/// Y = X Wᵀ for every token: `[tokens, outputs]`.
+/// Y = X Wᵀ for every token, or Y += X Wᵀ if `ADD`: `[tokens, outputs]`. W is where its view says among the parameters.
 fn linear<T: OnLanes, const ADD: bool>(
     (tokens, outputs, inputs): (usize, usize, usize),
-    w: &[T],
-    (x, stride): (&[Lanes<T>], usize),
+    (p, w): (&[T], View),
+    x: &[Lanes<T>],
     y: &mut [Lanes<T>],
 ) {
     let extent = Extent { rows: outputs, columns: tokens, inner: inputs };
-    let (w, x) = ((&Shared(w), View::new(0, inputs, 1)), (x, View::new(0, stride, 1)));
-    product::<T, _, ADD>(extent, Part::All, T::of(1.0), w, x, (y, View::new(0, 1, outputs)));
+    let x = (x, View::new(0, inputs, 1));
+    product::<T, _, ADD>(extent, Part::All, T::of(1.0), (&Shared(p), w), x, (y, View::new(0, 1, outputs)));
 }
 
-/// X = Y W, or X += Y W if `ADD`: the adjoint of [`linear`] in X, of the first `kept` inputs.
+/// X = Y W, or X += Y W if `ADD`: the adjoint of [`linear`] in X, of its first `kept` channels.
 fn linear_adjoint<T: OnLanes, const ADD: bool>(
-    (tokens, outputs, inputs): (usize, usize, usize),
-    kept: usize,
-    w: &[T],
+    (tokens, outputs, kept): (usize, usize, usize),
+    (p, w): (&[T], View),
     y: &[Lanes<T>],
     x: &mut [Lanes<T>],
 ) {
     let extent = Extent { rows: kept, columns: tokens, inner: outputs };
-    let (w, y) = ((&Shared(w), View::new(0, 1, inputs)), (y, View::new(0, outputs, 1)));
-    product::<T, _, ADD>(extent, Part::All, T::of(1.0), w, y, (x, View::new(0, 1, kept)));
+    let (w, y) = (View::new(w.at, w.inner, w.row), (y, View::new(0, outputs, 1)));
+    product::<T, _, ADD>(extent, Part::All, T::of(1.0), (&Shared(p), w), y, (x, View::new(0, 1, kept)));
 }
 
 /// W += Yᵀ X over the tokens and the lanes, the adjoint of [`linear`] in W.
@@ -632,10 +683,19 @@ fn linear_weights<T: OnLanes>(
     (tokens, outputs, inputs): (usize, usize, usize),
     y: &[Lanes<T>],
     x: &[Lanes<T>],
-    w: &mut [T],
+    (sum, w): (&mut [T], View),
 ) {
     let extent = Extent { rows: outputs, columns: inputs, inner: tokens };
-    reduced_product(extent, (y, View::new(0, 1, outputs)), (x, View::new(0, 1, inputs)), (w, View::new(0, inputs, 1)));
+    reduced_product(extent, (y, View::new(0, 1, outputs)), (x, View::new(0, 1, inputs)), (sum, w));
+}
+
+/// The first channels of every token, as many as `to` has; 0 where `from` has fewer.
+fn copy_channels<T: OnLanes>((from, channels): (&[Lanes<T>], usize), (to, kept): (&mut [Lanes<T>], usize)) {
+    let both = channels.min(kept);
+    for (to, from) in to.chunks_mut(kept).zip(from.chunks(channels)) {
+        to[..both].copy_from_slice(&from[..both]);
+        to[both..].fill(Lanes::zero());
+    }
 }
 
 /// A head's attention weights into `scores`, `[tokens, tokens]`, 0 above the diagonal.
@@ -755,7 +815,7 @@ fn mix<T: OnLanes>(head: &Head, m: &[Lanes<T>], transposed: bool, scale: T, x: &
         false => (Part::SumBelow, (m, View::new(0, n, 1))),
         true => (Part::SumFrom, (m, View::new(0, 1, n))),
     };
-    product::<T, _, false>(extent, part, scale, m, (x, View::new(head.at, 1, head.stride)), (out, head.rows()));
+    product::<T, _, false>(extent, part, scale, m, (x, View::new(0, 1, head.key)), (out, head.rows()));
 }
 
 /// Scales each head's channels of each token to norm 1, and keeps the norms.
@@ -812,8 +872,59 @@ fn gelu<T: OnLanes, V: Vector<T>>(x: V) -> (V, V) {
     (half.mul(above), at(0.5).mul(above).add_mul(half.mul(one.sub(tanh.mul(tanh))), slope))
 }
 
-impl<'a, T: OnLanes> Pass<'a, T> {
-    fn new(a: &'a Architecture, tokens: usize) -> Self {
+/// What a head makes of a token.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Query,
+    Key,
+    Value,
+}
+
+/// Passes that are kept from step to step: fresh memory costs more than the arithmetic of a small model.
+static IDLE: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
+
+/// Where a layer's matrices are among the parameters: of a head those that make its queries, keys and values, and the
+/// columns of P that its output meets.
+struct Matrices {
+    query: View,
+    key: View,
+    value: View,
+    out: View,
+}
+
+impl Matrices {
+    fn new(layer: &Layer, width: usize, at: Offsets, h: usize) -> Self {
+        let from = layer.query_input(width);
+        Matrices {
+            query: View::new(at.q + h * layer.key * from, from, 1),
+            key: View::new(at.k + h * layer.key * from, from, 1),
+            value: View::new(at.v + h * layer.key * width, width, 1),
+            out: View::new(at.o + h * layer.key, layer.channels(), 1),
+        }
+    }
+}
+
+impl<T: OnLanes> Pass<T> {
+    /// A pass as [`Pass::new`] makes it, from those that are kept. What is kept for other models is given up.
+    fn take(a: &Architecture, tokens: usize, last: usize) -> Box<Self> {
+        let fits = |pass: &Self| pass.a == *a && pass.tokens == tokens && pass.last == last;
+        let kept = IDLE.lock().ok().and_then(|mut idle| {
+            idle.retain(|pass| pass.downcast_ref().is_some_and(fits));
+            idle.pop()
+        });
+        let kept = kept.and_then(|pass| pass.downcast().ok());
+        kept.unwrap_or_else(|| Box::new(Pass::new(a, tokens, last)))
+    }
+
+    /// Keeps the pass for [`Pass::take`].
+    fn keep(self: Box<Self>) {
+        if let Ok(mut idle) = IDLE.lock() {
+            idle.push(self);
+        }
+    }
+
+    /// A pass over `tokens` tokens that computes the first `last` channels of the last residual stream.
+    fn new(a: &Architecture, tokens: usize, last: usize) -> Self {
         let zeros = |channels: usize| vec![Lanes::zero(); tokens * channels];
         let of = |layer: &Layer| {
             let channels = layer.channels();
@@ -822,10 +933,10 @@ impl<'a, T: OnLanes> Pass<'a, T> {
                 placed: zeros(if layer.positions { 2 * a.width } else { 0 }),
                 q: zeros(channels),
                 k: zeros(channels),
-                q_norm: zeros(norms),
-                k_norm: zeros(norms),
                 v: zeros(channels),
                 o: zeros(channels),
+                q_norm: zeros(norms),
+                k_norm: zeros(norms),
                 middle: zeros(if hidden > 0 { a.width } else { 0 }),
                 hidden: zeros(hidden),
                 active: zeros(hidden),
@@ -833,62 +944,133 @@ impl<'a, T: OnLanes> Pass<'a, T> {
         };
         let quadratic = a.layers.iter().any(|l| l.mixer.scalar().is_none());
         let placed = a.layers.iter().any(|l| l.positions);
+        let mut x: Vec<Vec<Lanes<T>>> = a.layers.iter().map(|_| zeros(a.width)).collect();
+        x.push(zeros(last));
         Pass {
-            a,
+            a: a.clone(),
             offsets: a.offsets(),
             tokens,
-            x: (0..=a.layers.len()).map(|_| zeros(a.width)).collect(),
+            last,
+            x,
             layers: a.layers.iter().map(of).collect(),
             scores: zeros(if quadratic { tokens } else { 0 }),
             slopes: zeros(if quadratic { tokens } else { 0 }),
-            adjoints: std::array::from_fn(|_| zeros(a.layers.iter().map(Layer::channels).max().unwrap_or(0))),
+            residual: std::array::from_fn(|_| zeros(a.width)),
+            adjoints: std::array::from_fn(|_| zeros(a.layers.iter().map(|l| l.key).max().unwrap_or(0))),
             prediction: zeros(a.output),
             places: if placed { positions(tokens, a.width) } else { Vec::new() },
         }
     }
 
+    /// Channels of the residual stream after layer `l`.
+    fn channels_after(&self, l: usize) -> usize {
+        if l + 1 == self.layers.len() { self.last } else { self.a.width }
+    }
+
     fn forward(&mut self, p: &[T], tile: &[Lanes<T>]) {
-        let (n, width) = (self.tokens, self.a.width);
-        if self.a.embed {
-            linear::<T, false>((n, width, self.a.input), p, (tile, self.a.input), &mut self.x[0]);
+        let (a, n) = (&self.a, self.tokens);
+        if a.embed {
+            linear::<T, false>((n, a.width, a.input), (p, View::new(0, a.input, 1)), tile, &mut self.x[0]);
         } else {
             self.x[0].copy_from_slice(tile);
         }
-        for l in 0..self.a.layers.len() {
-            let (before, after) = self.x.split_at_mut(l + 1);
-            let (x, y) = (&before[l], &mut after[0]);
-            let (layer, at, store) = (&self.a.layers[l], self.offsets[l], &mut self.layers[l]);
-            layer_forward(self.a, layer, at, n, p, &self.places, x, store, &mut self.scores, y);
+        for l in 0..self.layers.len() {
+            self.layer_forward(l, p);
         }
-        let last = &self.x[self.a.layers.len()];
-        if self.a.embed {
-            let readout = &p[p.len() - self.a.output * width..];
-            linear::<T, false>((n, self.a.output, width), readout, (last, width), &mut self.prediction);
+        let a = &self.a;
+        let last = &self.x[a.layers.len()];
+        if a.embed {
+            let readout = View::new(p.len() - a.output * a.width, a.width, 1);
+            linear::<T, false>((n, a.output, self.last), (p, readout), last, &mut self.prediction);
         } else {
-            for (out, x) in self.prediction.chunks_mut(self.a.output).zip(last.chunks(width)) {
-                out.copy_from_slice(&x[..self.a.output]);
+            copy_channels((last, self.last), (&mut self.prediction, a.output));
+        }
+    }
+
+    fn layer_forward(&mut self, l: usize, p: &[T]) {
+        let (a, n, kept) = (&self.a, self.tokens, self.channels_after(l));
+        let (layer, at, store, scores) = (&a.layers[l], self.offsets[l], &mut self.layers[l], &mut self.scores);
+        let (width, key, from) = (a.width, layer.key, layer.query_input(a.width));
+        let (before, after) = self.x.split_at_mut(l + 1);
+        let (x, y) = (&before[l], &mut after[0]);
+        if layer.positions {
+            for (t, (placed, x)) in store.placed.chunks_mut(2 * width).zip(x.chunks(width)).enumerate() {
+                placed[..width].copy_from_slice(x);
+                let here = &self.places[t * width..][..width];
+                placed[width..].iter_mut().zip(here).for_each(|(lanes, v)| *lanes = Lanes::splat(*v));
+            }
+        }
+        let seen = if layer.positions { &store.placed } else { x };
+        // What attention is added to: all channels before an MLP, otherwise those that are read.
+        let (sum, channels) = if layer.mlp.is_some() { (&mut store.middle, width) } else { (&mut *y, kept) };
+        copy_channels((x, width), (sum, channels));
+        let mut work = layer.mixer.scalar().map(|_| Workspace::new(n, key));
+        let (head, size) = (Head { tokens: n, key }, n * key);
+        for h in 0..layer.heads {
+            let matrices = Matrices::new(layer, width, at, h);
+            let [q, k, v, o] =
+                [&mut store.q, &mut store.k, &mut store.v, &mut store.o].map(|all| &mut all[h * size..][..size]);
+            linear::<T, false>((n, key, from), (p, matrices.query), seen, q);
+            linear::<T, false>((n, key, from), (p, matrices.key), seen, k);
+            linear::<T, false>((n, key, width), (p, matrices.value), x, v);
+            if layer.shift {
+                k.copy_within(..size - key, key);
+                k[..key].fill(Lanes::zero());
+            }
+            if layer.unit {
+                unit(key, q, &mut store.q_norm[h * n..][..n]);
+                unit(key, k, &mut store.k_norm[h * n..][..n]);
+            }
+            if let Some(work) = &mut work {
+                let scalar = p[at.scalar + h].exp();
+                match layer.mixer {
+                    Mixer::Delta { implicit } => delta_rule::forward(&head, q, k, v, scalar, implicit, work, Some(o)),
+                    mixer => mesa_layer::forward(&head, q, k, v, scalar, T::of(mixer.forget()), work, o),
+                }
+            } else {
+                weights(&head, layer.mixer, q, k, scores);
+                mix(&head, scores, false, T::of(1.0), v, o);
+            }
+            linear::<T, true>((n, channels, key), (p, matrices.out), o, sum);
+        }
+        if let Some(hidden) = layer.mlp {
+            let [up, down] = [View::new(at.up, width, 1), View::new(at.down, hidden, 1)];
+            linear::<T, false>((n, hidden, width), (p, up), &store.middle, &mut store.hidden);
+            T::on_lanes(Gelu { from: &store.hidden, to: &mut store.active });
+            copy_channels((&store.middle, width), (y, kept));
+            linear::<T, true>((n, kept, hidden), (p, down), &store.active, y);
+        }
+        if let Some(clip) = a.clip {
+            let clip = T::of(clip);
+            for lanes in y {
+                for v in &mut lanes.0 {
+                    if *v > clip {
+                        *v = clip;
+                    } else if *v < -clip {
+                        *v = -clip;
+                    }
+                }
             }
         }
     }
 
-    /// Adds the gradient in the parameters to `sum` and writes that in the tokens, for the gradient `e` in the
-    /// predictions.
-    fn backward(&mut self, p: &[T], tile: &[Lanes<T>], e: &[Lanes<T>], sum: &mut [T], into: &mut [Lanes<T>]) {
-        let (n, width, output) = (self.tokens, self.a.width, self.a.output);
-        let mut dx = vec![Lanes::zero(); n * width];
-        if self.a.embed {
-            let at = p.len() - output * width;
-            linear_weights((n, output, width), e, &self.x[self.a.layers.len()], &mut sum[at..]);
-            linear_adjoint::<T, false>((n, output, width), width, &p[at..], e, &mut dx);
+    /// Adds the gradient in the parameters to `sum`, for the gradient `e` in the predictions, and writes that in the tokens
+    /// if it is wanted.
+    fn backward(&mut self, p: &[T], tile: &[Lanes<T>], e: &[Lanes<T>], sum: &mut [T], into: Option<&mut [Lanes<T>]>) {
+        let (a, n, last) = (&self.a, self.tokens, self.last);
+        let dy = &mut self.residual[0][..n * last];
+        if a.embed {
+            let readout = View::new(p.len() - a.output * a.width, a.width, 1);
+            linear_weights((n, a.output, last), e, &self.x[a.layers.len()], (sum, readout));
+            linear_adjoint::<T, false>((n, a.output, last), (p, readout), e, dy);
         } else {
-            for (dx, e) in dx.chunks_mut(width).zip(e.chunks(output)) {
-                dx[..output].copy_from_slice(e);
-            }
+            copy_channels((e, a.output), (dy, last));
         }
-        for l in (0..self.a.layers.len()).rev() {
+        let all = a.embed || into.is_some();
+        for l in (0..self.layers.len()).rev() {
             if let Some(clip) = self.a.clip {
                 let clip = T::of(clip);
-                for (d, x) in dx.iter_mut().zip(&self.x[l + 1]) {
+                for (d, x) in self.residual[0].iter_mut().zip(&self.x[l + 1]) {
                     for lane in 0..LANES {
                         if x.0[lane] >= clip || x.0[lane] <= -clip {
                             d.0[lane] = T::default();
@@ -896,147 +1078,107 @@ impl<'a, T: OnLanes> Pass<'a, T> {
                     }
                 }
             }
-            self.layer_backward(l, p, &mut dx, sum);
+            self.layer_backward(l, p, sum, l > 0 || all);
         }
-        if self.a.embed {
-            let size = (n, width, self.a.input);
-            linear_weights(size, &dx, tile, sum);
-            linear_adjoint::<T, true>(size, self.a.input, p, &dx, into);
-        } else {
-            into.copy_from_slice(&dx);
+        let (a, dx) = (&self.a, &self.residual[0]);
+        let embedding = View::new(0, a.input, 1);
+        if a.embed {
+            linear_weights((n, a.width, a.input), dx, tile, (sum, embedding));
+        }
+        if let Some(into) = into {
+            let into = &mut into[..n * a.input];
+            if a.embed {
+                linear_adjoint::<T, false>((n, a.width, a.input), (p, embedding), dx, into);
+            } else {
+                into.copy_from_slice(dx);
+            }
         }
     }
 
-    /// The gradient in the layer's output becomes that in its input.
-    fn layer_backward(&mut self, l: usize, p: &[T], dx: &mut [Lanes<T>], sum: &mut [T]) {
-        let (a, n) = (self.a, self.tokens);
+    /// The gradient in the layer's output becomes that in its input, if that is `wanted`.
+    fn layer_backward(&mut self, l: usize, p: &[T], sum: &mut [T], wanted: bool) {
+        let (a, n, kept) = (&self.a, self.tokens, self.channels_after(l));
         let (layer, at, store) = (&a.layers[l], self.offsets[l], &self.layers[l]);
-        let (width, channels, from) = (a.width, layer.channels(), layer.query_input(a.width));
-        if let Some(hidden) = layer.mlp {
-            let (up, down) = ((n, hidden, width), (n, width, hidden));
+        let (width, key, from) = (a.width, layer.key, layer.query_input(a.width));
+        let [after, before, middle] = &mut self.residual;
+        let dy = &after[..n * kept];
+        // The gradient in what attention was added to, and its channels.
+        let (dy, channels) = if let Some(hidden) = layer.mlp {
+            let [up, down] = [View::new(at.up, width, 1), View::new(at.down, hidden, 1)];
             let mut dh = vec![Lanes::zero(); n * hidden];
-            linear_weights(down, dx, &store.active, &mut sum[at.down..]);
-            linear_adjoint::<T, false>(down, hidden, &p[at.down..][..width * hidden], dx, &mut dh);
+            linear_weights((n, kept, hidden), dy, &store.active, (sum, down));
+            linear_adjoint::<T, false>((n, kept, hidden), (p, down), dy, &mut dh);
             T::on_lanes(GeluAdjoint { from: &store.hidden, slopes: &mut dh });
-            linear_weights(up, &dh, &store.middle, &mut sum[at.up..]);
-            linear_adjoint::<T, true>(up, width, &p[at.up..][..width * hidden], &dh, dx);
+            linear_weights((n, hidden, width), &dh, &store.middle, (sum, up));
+            copy_channels((dy, kept), (middle, width));
+            linear_adjoint::<T, true>((n, hidden, width), (p, up), &dh, middle);
+            (&**middle, width)
+        } else {
+            (dy, kept)
+        };
+        let x = &self.x[l];
+        let seen = if layer.positions { &store.placed } else { x };
+        if wanted {
+            copy_channels((dy, channels), (before, width));
         }
-        let out = (n, width, channels);
-        let [de, dq, dk, dv] = self.adjoints.each_mut().map(|buffer| &mut buffer[..n * channels]);
-        linear_weights(out, dx, &store.o, &mut sum[at.o..]);
-        linear_adjoint::<T, false>(out, channels, &p[at.o..][..width * channels], dx, de);
-        let mut work = layer.mixer.scalar().map(|_| Workspace::new(n, layer.key));
+        let size = n * key;
+        let [de, d0, d1, d2] = self.adjoints.each_mut().map(|buffer| &mut buffer[..size]);
+        let mut work = layer.mixer.scalar().map(|_| Workspace::new(n, key));
+        let head = Head { tokens: n, key };
         for h in 0..layer.heads {
-            let head = Head { tokens: n, key: layer.key, at: h * layer.key, stride: channels };
+            let matrices = Matrices::new(layer, width, at, h);
+            let [q, k, v, o] = store.head(h, size);
+            linear_weights((n, channels, key), dy, o, (sum, matrices.out));
+            linear_adjoint::<T, false>((n, channels, key), (p, matrices.out), dy, de);
+            // What becomes of a gradient in queries, keys or values once it is known.
+            let mut through = |sum: &mut [T], kind: Kind, d: &mut [Lanes<T>]| {
+                let (w, made_of, inputs) = match kind {
+                    Kind::Query => (matrices.query, seen, from),
+                    Kind::Key => (matrices.key, seen, from),
+                    Kind::Value => (matrices.value, x, width),
+                };
+                match kind {
+                    Kind::Query if layer.unit => unit_adjoint(key, q, &store.q_norm[h * n..], d),
+                    Kind::Key if layer.unit => unit_adjoint(key, k, &store.k_norm[h * n..], d),
+                    _ => {}
+                }
+                if kind == Kind::Key && layer.shift {
+                    d.copy_within(key.., 0);
+                    d[size - key..].fill(Lanes::zero());
+                }
+                linear_weights((n, key, inputs), d, made_of, (sum, w));
+                if wanted {
+                    linear_adjoint::<T, true>((n, key, width), (p, w), d, before);
+                }
+            };
             if let Some(work) = &mut work {
                 let scalar = p[at.scalar + h].exp();
-                let into = (&mut *dq, &mut *dk, &mut *dv);
-                let (q, k, v) = (&store.q, &store.k, &store.v);
+                let into = (&mut *d0, &mut *d1, &mut *d2);
                 let slope = match layer.mixer {
                     Mixer::Delta { implicit } => delta_rule::backward(&head, q, k, v, scalar, implicit, de, work, into),
                     mixer => mesa_layer::backward(&head, q, k, v, scalar, T::of(mixer.forget()), de, work, into),
                 };
                 sum[at.scalar + h] += T::of(scalar.f64() * slope.sum());
+                through(sum, Kind::Query, d0);
+                through(sum, Kind::Key, d1);
+                through(sum, Kind::Value, d2);
                 continue;
             }
-            weights(&head, layer.mixer, &store.q, &store.k, &mut self.scores);
-            lower(&head, T::of(1.0), de, &store.v, &mut self.slopes);
-            mix(&head, &self.scores, true, T::of(1.0), de, dv);
+            // One gradient after the other, in two buffers: a head's work fills the cache as it is.
+            weights(&head, layer.mixer, q, k, &mut self.scores);
+            lower(&head, T::of(1.0), de, v, &mut self.slopes);
+            mix(&head, &self.scores, true, T::of(1.0), de, d0);
+            through(sum, Kind::Value, d0);
             let mut scale = 1.0;
             if layer.mixer == Mixer::Softmax {
-                scale /= (layer.key as f64).sqrt();
+                scale /= (key as f64).sqrt();
                 T::on_lanes(SoftmaxAdjoint { tokens: n, weights: &self.scores, slopes: &mut self.slopes });
             }
-            mix(&head, &self.slopes, false, T::of(scale), &store.k, dq);
-            mix(&head, &self.slopes, true, T::of(scale), &store.q, dk);
+            mix(&head, &self.slopes, false, T::of(scale), k, de);
+            through(sum, Kind::Query, de);
+            mix(&head, &self.slopes, true, T::of(scale), q, d0);
+            through(sum, Kind::Key, d0);
         }
-        if layer.unit {
-            unit_adjoint(layer.key, &store.q, &store.q_norm, dq);
-            unit_adjoint(layer.key, &store.k, &store.k_norm, dk);
-        }
-        if layer.shift {
-            dk.copy_within(channels.., 0);
-            dk[(n - 1) * channels..].fill(Lanes::zero());
-        }
-        let x = &self.x[l];
-        let seen = if layer.positions { &store.placed } else { x };
-        let (queries, values) = ((n, channels, from), (n, channels, width));
-        for (at, d) in [(at.q, &*dq), (at.k, &*dk)] {
-            linear_weights(queries, d, seen, &mut sum[at..]);
-            linear_adjoint::<T, true>(queries, width, &p[at..][..channels * from], d, dx);
-        }
-        linear_weights(values, dv, x, &mut sum[at.v..]);
-        linear_adjoint::<T, true>(values, width, &p[at.v..][..channels * width], dv, dx);
-    }
-}
-
-#[allow(clippy::too_many_arguments)]
-fn layer_forward<T: OnLanes>(
-    a: &Architecture,
-    layer: &Layer,
-    at: Offsets,
-    n: usize,
-    p: &[T],
-    places: &[T],
-    x: &[Lanes<T>],
-    store: &mut Store<T>,
-    scores: &mut [Lanes<T>],
-    y: &mut [Lanes<T>],
-) {
-    let (width, channels, from) = (a.width, layer.channels(), layer.query_input(a.width));
-    if layer.positions {
-        for (t, (placed, x)) in store.placed.chunks_mut(2 * width).zip(x.chunks(width)).enumerate() {
-            placed[..width].copy_from_slice(x);
-            let here = &places[t * width..][..width];
-            placed[width..].iter_mut().zip(here).for_each(|(lanes, v)| *lanes = Lanes::splat(*v));
-        }
-    }
-    let seen = if layer.positions { &store.placed } else { x };
-    linear::<T, false>((n, channels, from), &p[at.q..][..channels * from], (seen, from), &mut store.q);
-    linear::<T, false>((n, channels, from), &p[at.k..][..channels * from], (seen, from), &mut store.k);
-    linear::<T, false>((n, channels, width), &p[at.v..][..channels * width], (x, width), &mut store.v);
-    if layer.shift {
-        store.k.copy_within(..(n - 1) * channels, channels);
-        store.k[..channels].fill(Lanes::zero());
-    }
-    if layer.unit {
-        unit(layer.key, &mut store.q, &mut store.q_norm);
-        unit(layer.key, &mut store.k, &mut store.k_norm);
-    }
-    let mut work = layer.mixer.scalar().map(|_| Workspace::new(n, layer.key));
-    for h in 0..layer.heads {
-        let head = Head { tokens: n, key: layer.key, at: h * layer.key, stride: channels };
-        if let Some(work) = &mut work {
-            let scalar = p[at.scalar + h].exp();
-            let (q, k, v, o) = (&store.q, &store.k, &store.v, &mut store.o);
-            match layer.mixer {
-                Mixer::Delta { implicit } => delta_rule::forward(&head, q, k, v, scalar, implicit, work, Some(o)),
-                mixer => mesa_layer::forward(&head, q, k, v, scalar, T::of(mixer.forget()), work, o),
-            }
-        } else {
-            weights(&head, layer.mixer, &store.q, &store.k, scores);
-            mix(&head, scores, false, T::of(1.0), &store.v, &mut store.o);
-        }
-    }
-    y.copy_from_slice(x);
-    linear::<T, true>((n, width, channels), &p[at.o..][..width * channels], (&store.o, channels), y);
-    if let Some(hidden) = layer.mlp {
-        store.middle.copy_from_slice(y);
-        let (up, down) = (&p[at.up..][..width * hidden], &p[at.down..][..width * hidden]);
-        linear::<T, false>((n, hidden, width), up, (&store.middle, width), &mut store.hidden);
-        T::on_lanes(Gelu { from: &store.hidden, to: &mut store.active });
-        linear::<T, true>((n, width, hidden), down, (&store.active, hidden), y);
-    }
-    if let Some(clip) = a.clip {
-        let clip = T::of(clip);
-        for lanes in y {
-            for v in &mut lanes.0 {
-                if *v > clip {
-                    *v = clip;
-                } else if *v < -clip {
-                    *v = -clip;
-                }
-            }
-        }
+        std::mem::swap(after, before);
     }
 }

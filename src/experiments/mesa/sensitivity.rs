@@ -18,7 +18,7 @@ pub fn first_layer(model: &SequenceTransformer, tokens: &LaneBatch<f32>) -> Resu
         let mut adjoint = vec![0.0; batch * length * width];
         adjoint.chunks_mut(length * width).for_each(|a| a[(length - 1) * width + channel] = 1.0);
         let adjoint = LaneBatch::new(batch, length, width, &adjoint)?;
-        let gradient = pullback(architecture, &values, tokens, &adjoint)?.tokens.values();
+        let gradient = pullback(architecture, &values, tokens, &adjoint)?.1.values();
         for sequence in gradient.chunks(length * channels) {
             for (t, g) in sequence.chunks(channels).enumerate() {
                 norms[length - 1 - t] += g.iter().map(|v| v * v).sum::<f64>().sqrt() / (batch * width) as f64;
