@@ -48,20 +48,25 @@ fn architectures() -> Vec<(&'static str, Architecture)> {
     ]
 }
 
-/// Gradients of the loss in parameters and tokens are its finite differences, for every kind of layer.
+/// Gradients of the loss in parameters and tokens are its finite differences, for every kind of layer, whether the loss is of
+/// all tokens or the last ones have no weight and are left out.
 #[test]
 fn gradients_are_finite_differences() {
     let (batch, length) = (19, 6);
-    for (k, (name, a)) in architectures().into_iter().enumerate() {
+    let cases = architectures().into_iter().flat_map(|case| [(length, case.clone()), (length - 2, case)]);
+    for (k, (needed, (name, a))) in cases.enumerate() {
         let parameters = random(a.parameters(), 0.6, k as u64);
         let tokens = random(batch * length * a.input, 1.0, 100);
         let targets = LaneBatch::new(batch, length, a.output, &random(batch * length * a.output, 1.0, 101)).unwrap();
-        let weights: Vec<f64> = (0..length).map(|t| 0.5 + t as f64).collect();
+        let weights: Vec<f64> = (0..length).map(|t| if t < needed { 0.5 + t as f64 } else { 0.0 }).collect();
         let loss = |parameters: &[f64], tokens: &[f64]| {
             let tokens = LaneBatch::new(batch, length, a.input, tokens).unwrap();
             squared_loss_in_tokens(&a, parameters, &tokens, &targets, Some(&weights)).unwrap()
         };
         let (slope, in_tokens) = loss(&parameters, &tokens);
+        let batched = LaneBatch::new(batch, length, a.input, &tokens).unwrap();
+        let alone = squared_loss(&a, &parameters, &batched, &targets, Some(&weights)).unwrap();
+        assert_eq!((alone.loss, alone.parameters), (slope.loss, slope.parameters.clone()), "{name}");
         let h = 1e-5;
         let close = |numeric: f64, analytic: f64, what: &str| {
             assert!((numeric - analytic).abs() < 3e-6 * (1.0 + numeric.abs()), "{name} {what}: {numeric} {analytic}");

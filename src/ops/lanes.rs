@@ -33,6 +33,19 @@ impl<T: Real> Lanes<T> {
     }
 }
 
+/// Has these brought into the second cache while other work goes on: what comes from further away is waited for otherwise.
+#[inline(always)]
+pub fn prefetch<T>(lanes: &[Lanes<T>]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in lanes {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every processor of this architecture has the instruction, which reads nothing that a program sees.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = lanes;
+}
+
 /// [`LANES`] scalars in registers. A type of an instruction set exists only inside [`dispatch`], which checks for it.
 pub trait Vector<T>: Copy {
     /// Whether loops over the paper's dimension are unrolled for it: worth its compile time for training alone.
@@ -359,20 +372,31 @@ mod x86 {
                 sums.0[0] = Avx512(vectors[0].0[0]).sum();
                 return sums;
             }
-            // Transposed, a vector is one lane of all of them.
-            let mut lanes = [Avx512::zero(); super::LANES];
-            for i in 0..super::LANES {
-                lanes[i] = Avx512(vectors[i].0[0]);
-            }
-            Avx512::transpose(&mut lanes);
-            let mut width = super::LANES / 2;
-            while width > 0 {
-                for k in 0..width {
-                    lanes[k] = lanes[k].add(lanes[k + width]);
+            // Two vectors become one, of half as many sums each, until one vector holds a sum of every vector. Vector k stands
+            // at place b2 b3 b0 b1, if its number is b3 b2 b1 b0: so the sums come out in order.
+            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = vectors;
+            let mut v = [
+                a.0[0], c.0[0], b.0[0], d.0[0], i.0[0], k.0[0], j.0[0], l.0[0], e.0[0], g.0[0], f.0[0], h.0[0], m.0[0],
+                o.0[0], n.0[0], p.0[0],
+            ];
+            // SAFETY: `dispatch` has found this instruction set on this machine.
+            unsafe {
+                for i in 0..8 {
+                    let (a, b) = (v[i], v[i + 8]);
+                    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
                 }
-                width /= 2;
+                for i in 0..4 {
+                    let (a, b) = (v[i], v[i + 4]);
+                    v[i] = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                }
+                for i in 0..2 {
+                    let (a, b) = (_mm512_castps_pd(v[i]), _mm512_castps_pd(v[i + 2]));
+                    let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
+                    v[i] = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+                }
+                let (even, odd) = (_mm512_shuffle_ps::<0x88>(v[0], v[1]), _mm512_shuffle_ps::<0xdd>(v[0], v[1]));
+                Avx512F32([_mm512_add_ps(even, odd)]).store(&mut sums);
             }
-            lanes[0].store(&mut sums.0);
             sums
         }
     );

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::delta_rule;
 use super::lane_products::{ABOVE, Extent, OnLanes, Part, Shared, View, product, reduced_product};
-use super::lanes::{Kernel, LANES, Lanes, Vector, exp};
+use super::lanes::{Kernel, LANES, Lanes, Vector, exp, prefetch};
 use super::mesa_layer::{self, Head, Workspace};
 use crate::error::array_len;
 use crate::{Error, Result};
@@ -275,11 +275,12 @@ impl<T: OnLanes> LaneBatch<T> {
         if len == 0 || values.len() != batch * tokens * channels {
             return Err(Error::shape("sequences", &[values.len()], format!("[{batch}, {tokens}, {channels}], none 0")));
         }
-        let mut tiles = vec![Lanes::zero(); len];
-        for (b, sequence) in values.chunks(tokens * channels).enumerate() {
-            let tile = &mut tiles[b / LANES * tokens * channels..];
-            sequence.iter().zip(tile).for_each(|(v, lanes)| lanes.0[b % LANES] = T::of(*v));
-        }
+        let (mut tiles, size) = (vec![Lanes::zero(); len], tokens * channels);
+        tiles.par_chunks_mut(size).zip(values.par_chunks(LANES * size)).for_each(|(tile, sequences)| {
+            for (lane, sequence) in sequences.chunks(size).enumerate() {
+                sequence.iter().zip(tile.iter_mut()).for_each(|(v, lanes)| lanes.0[lane] = T::of(*v));
+            }
+        });
         Ok(LaneBatch { batch, tokens, channels, tiles })
     }
 
@@ -1010,9 +1011,13 @@ impl<T: OnLanes> Pass<T> {
             let matrices = Matrices::new(layer, width, at, h);
             let [q, k, v, o] =
                 [&mut store.q, &mut store.k, &mut store.v, &mut store.o].map(|all| &mut all[h * size..][..size]);
+            prefetch(q);
             linear::<T, false>((n, key, from), (p, matrices.query), seen, q);
+            prefetch(k);
             linear::<T, false>((n, key, from), (p, matrices.key), seen, k);
+            prefetch(v);
             linear::<T, false>((n, key, width), (p, matrices.value), x, v);
+            prefetch(o);
             if layer.shift {
                 k.copy_within(..size - key, key);
                 k[..key].fill(Lanes::zero());
@@ -1128,8 +1133,12 @@ impl<T: OnLanes> Pass<T> {
         for h in 0..layer.heads {
             let matrices = Matrices::new(layer, width, at, h);
             let [q, k, v, o] = store.head(h, size);
+            prefetch(o);
             linear_weights((n, channels, key), dy, o, (sum, matrices.out));
+            prefetch(q);
+            prefetch(k);
             linear_adjoint::<T, false>((n, channels, key), (p, matrices.out), dy, de);
+            prefetch(v);
             // What becomes of a gradient in queries, keys or values once it is known.
             let mut through = |sum: &mut [T], kind: Kind, d: &mut [Lanes<T>]| {
                 let (w, made_of, inputs) = match kind {

@@ -117,29 +117,36 @@ impl Case {
         2 * (self.context + 1)
     }
 
-    /// Floating-point operations of a step: forward, and twice as many backward; those that the loss depends on, and no
-    /// others. Of causal attention the half that is not masked; of `gpt2` and `lstm` no token after the last prediction, and
-    /// behind the last attention the tokens with a prediction alone. The op for attention alone runs all tokens.
+    /// Floating-point operations of a step: forward, and twice as many backward, without a gradient in the tokens; those that
+    /// the loss depends on, and no others. Of causal attention the half that is not masked; no token after the last
+    /// prediction, and behind the last attention the tokens with a prediction alone. The op for attention alone runs the
+    /// last attention for all tokens.
     fn operations(&self) -> f64 {
         let predicted = self.context + 1;
         let needed = self.tokens() - 1;
-        let multiply_adds = match &self.model {
+        let (multiply_adds, in_tokens) = match &self.model {
             Model::Transformer(c) => {
                 let inner = c.heads * c.key;
                 let [qkv, behind] = [3 * c.width * inner, c.width * inner + 2 * c.width * c.mlp];
-                let ends = needed * c.width * c.inputs + predicted * c.width;
+                let (read_in, read_out) = (needed * c.width * c.inputs, predicted * c.width);
                 let blocks = c.layers * needed * qkv + ((c.layers - 1) * needed + predicted) * behind;
-                ends + blocks + c.layers * inner * needed * (needed + 1)
+                (read_in + blocks + c.layers * inner * needed * (needed + 1) + read_out, read_in)
             }
             Model::Attention(c) => {
-                let (inner, tokens) = (c.heads * c.key, self.tokens());
-                c.layers * (tokens * 4 * c.width * inner + inner * tokens * (tokens + 1))
+                let (inner, below) = (c.heads * c.key, c.layers - 1);
+                let projection = c.width * inner;
+                let layers = below * (needed * 4 * projection + inner * needed * (needed + 1));
+                // The last layer: keys and values of all tokens; queries, attention and the channel that is read of every
+                // other one. Token 2i of those sees 2i + 1.
+                let last = (2 * needed + predicted) * projection + inner * predicted * (2 * predicted + 1);
+                (layers + last, 3 * needed * projection)
             }
             Model::Recurrent(c) => {
-                needed * (8 * c.layers * c.width * c.width + c.width * c.inputs) + predicted * c.width
+                let read_in = needed * c.width * c.inputs;
+                (needed * 8 * c.layers * c.width * c.width + read_in + predicted * c.width, read_in)
             }
         };
-        6.0 * (self.batch * multiply_adds) as f64
+        2.0 * (self.batch * (3 * multiply_adds - in_tokens)) as f64
     }
 
     fn task(&self) -> Outcome<LinearRegression> {
@@ -462,8 +469,15 @@ mod tests {
         // 12 width² a layer for each of 21 tokens, of which 10 have no prediction and leave the last layer before 9 width²; 231
         // pairs of tokens in two products of a layer; what reads in and out.
         let matrices = f64::from(12 * 64 * 64 * (8 * 21) - 9 * 64 * 64 * 10);
-        let by_hand = 6.0 * 64.0 * (matrices + f64::from(8 * 231 * 2 * 64 + 21 * 5 * 64 + 11 * 64));
-        assert_eq!(s.operations(), by_hand);
+        // Forward, gradients in what a product reads and in its weights; none in the tokens.
+        let inside = matrices + f64::from(8 * 231 * 2 * 64 + 11 * 64);
+        assert_eq!(s.operations(), 2.0 * 64.0 * (3.0 * inside + 2.0 * f64::from(21 * 5 * 64)));
+        let attention = cases().into_iter().find(|c| c.name == "attention").unwrap();
+        // Six layers of four 40 x 80 matrices for 49 tokens and 1225 pairs in two products. In the last, two matrices for
+        // 49 tokens, one for 25, 1 + 3 + … + 49 = 625 pairs, and one row of 80.
+        let layers = f64::from(6 * (4 * 3200 * 49 + 2 * 80 * 1225));
+        let last = f64::from(3200 * (2 * 49 + 25) + 2 * 80 * 625 + 80 * 25);
+        assert_eq!(attention.operations(), 2.0 * 256.0 * (3.0 * (layers + last) - f64::from(3 * 3200 * 49)));
         assert!((exponent(&[3.0, 6.0, 12.0]) - 1.0).abs() < 1e-12);
     }
 }
