@@ -41,7 +41,7 @@ pub(super) enum Part {
 
 /// Entries of a row above the diagonal that [`Part::Lower`] may write and the sums over triangles may read: the largest block
 /// has one row more.
-pub(super) const ABOVE: usize = 4;
+pub(super) const ABOVE: usize = 3;
 
 /// Rows i, columns j and summands c of a product.
 #[derive(Clone, Copy, Debug)]
@@ -214,20 +214,16 @@ unsafe fn block<T: Real, V: Vector<T>, L: Entries<T> + ?Sized, const M: usize, c
     sum
 }
 
-/// Rows or columns cut into blocks of `N`, of `N + 1` as long as that saves single ones at the end, and of 1.
-#[derive(Clone)]
+/// Rows or columns cut into blocks of `N`, and of 1 at the end: where they begin and how many they are.
 struct Blocks<const N: usize> {
     at: usize,
     end: usize,
-    /// How many blocks of `N + 1` are still to come.
-    larger: usize,
 }
 
 impl<const N: usize> Blocks<N> {
-    /// `larger`: whether the registers have room for blocks of `N + 1`.
     #[inline(always)]
-    fn new(count: usize, larger: bool) -> Self {
-        Blocks { at: 0, end: count, larger: if larger { (count % N).min(count / N) } else { 0 } }
+    fn of(count: usize) -> Self {
+        Blocks { at: 0, end: count }
     }
 }
 
@@ -236,28 +232,21 @@ impl<const N: usize> Iterator for Blocks<N> {
     #[inline(always)]
     fn next(&mut self) -> Option<(usize, usize)> {
         let (at, left) = (self.at, self.end - self.at);
-        let size = match left {
-            0 => return None,
-            _ if self.larger > 0 => N + 1,
-            _ if left >= N => N,
-            _ => 1,
-        };
-        self.larger = self.larger.saturating_sub(1);
+        let size = if left >= N { N } else { left.min(1) };
         self.at += size;
-        Some((at, size))
+        (size > 0).then_some((at, size))
     }
 }
 
-/// Calls `$self.$run::<V, N, L>` with the largest N x N blocks of sums that the registers have room for, and L x L ones for
-/// what is left of rows and columns, if there is room for those: otherwise L is N.
+/// Calls `$self.$run::<V, N>` with the largest N x N blocks of sums that the registers have room for.
 macro_rules! with_blocks {
     ($V:ident, $self:ident, $run:ident) => {
         if $V::ROOM >= 32 {
-            $self.$run::<$V, 4, 5>()
+            $self.$run::<$V, 4>()
         } else if $V::ROOM >= 8 {
-            $self.$run::<$V, 2, 2>()
+            $self.$run::<$V, 2>()
         } else {
-            $self.$run::<$V, 1, 1>()
+            $self.$run::<$V, 1>()
         }
     };
 }
@@ -278,22 +267,22 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
     /// Two blocks of rows at a time pass by a block of columns before the next one: so many that the block is read from the
     /// nearest cache as often as from the one behind it, so few that they stay in the nearest too.
     #[inline(always)]
-    fn rows_first<V: Vector<T>, const N: usize, const M: usize>(&mut self) {
-        let mut rows = Blocks::<N>::new(self.extent.rows, M > N);
+    fn rows_first<V: Vector<T>, const N: usize>(&mut self) {
+        let mut rows = Blocks::<N>::of(self.extent.rows);
         while let Some(first) = rows.next() {
             let pair = [Some(first), rows.next()];
             let last = pair[1].unwrap_or(first);
-            for (j, n) in Blocks::<N>::new(self.extent.columns, M > N) {
+            for (j, n) in Blocks::<N>::of(self.extent.columns) {
                 if j >= self.needed(last).0 {
                     break;
                 }
                 for (i, m) in pair.into_iter().flatten() {
                     let (columns, from, to) = self.needed((i, m));
                     if j + n <= columns {
-                        self.cells::<V, N, M>((i, m), (j, n), from, to);
+                        self.cells::<V, N>((i, m), (j, n), from, to);
                     } else {
                         for j in j..columns {
-                            self.cells::<V, N, M>((i, m), (j, 1), from, to);
+                            self.cells::<V, N>((i, m), (j, 1), from, to);
                         }
                     }
                 }
@@ -303,33 +292,28 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
 
     /// All rows pass by a block of columns before the next one.
     #[inline(always)]
-    fn columns_first<V: Vector<T>, const N: usize, const M: usize>(&mut self) {
+    fn columns_first<V: Vector<T>, const N: usize>(&mut self) {
         let Extent { rows, columns, inner } = self.extent;
-        for block in Blocks::<N>::new(columns, M > N) {
-            for of_rows in Blocks::<N>::new(rows, M > N) {
-                self.cells::<V, N, M>(of_rows, block, 0, inner);
+        for block in Blocks::<N>::of(columns) {
+            for of_rows in Blocks::<N>::of(rows) {
+                self.cells::<V, N>(of_rows, block, 0, inner);
             }
         }
     }
 
     #[inline(always)]
-    fn cells<V: Vector<T>, const N: usize, const M: usize>(
+    fn cells<V: Vector<T>, const N: usize>(
         &mut self,
         (i, m): (usize, usize),
         (j, n): (usize, usize),
         from: usize,
         to: usize,
     ) {
-        match (m == 1, m == N, n == 1, n == N) {
-            (_, true, _, true) => self.cell::<V, N, N>(i, j, from, to),
-            (true, _, _, true) => self.cell::<V, 1, N>(i, j, from, to),
-            (_, true, true, _) => self.cell::<V, N, 1>(i, j, from, to),
-            (true, _, true, _) => self.cell::<V, 1, 1>(i, j, from, to),
-            (_, true, _, _) => self.cell::<V, N, M>(i, j, from, to),
-            (true, _, _, _) => self.cell::<V, 1, M>(i, j, from, to),
-            (_, _, _, true) => self.cell::<V, M, N>(i, j, from, to),
-            (_, _, true, _) => self.cell::<V, M, 1>(i, j, from, to),
-            _ => self.cell::<V, M, M>(i, j, from, to),
+        match (m == N, n == N) {
+            (true, true) => self.cell::<V, N, N>(i, j, from, to),
+            (false, true) => self.cell::<V, 1, N>(i, j, from, to),
+            (true, false) => self.cell::<V, N, 1>(i, j, from, to),
+            (false, false) => self.cell::<V, 1, 1>(i, j, from, to),
         }
     }
 
@@ -375,9 +359,9 @@ struct Reduce<'a, T> {
 impl<T: Real> Reduce<'_, T> {
     /// Blocks of N x N at most: sixteen sums over the lanes at a time.
     #[inline(always)]
-    fn blocks<V: Vector<T>, const N: usize, const M: usize>(&mut self) {
-        for (i, m) in Blocks::<N>::new(self.extent.rows, false) {
-            for (j, n) in Blocks::<N>::new(self.extent.columns, false) {
+    fn blocks<V: Vector<T>, const N: usize>(&mut self) {
+        for (i, m) in Blocks::<N>::of(self.extent.rows) {
+            for (j, n) in Blocks::<N>::of(self.extent.columns) {
                 match (m == N, n == N) {
                     (true, true) => self.cell::<V, N, N>(i, j),
                     (false, true) => self.cell::<V, 1, N>(i, j),
