@@ -1,9 +1,9 @@
-//! Affine layers of a network: their weights laid out for the matrix products, with the layer norm's affine map before
-//! them folded in.
+//! Affine layers of a network: their weights laid out for the matrix products, with the affine map that stands before them
+//! folded in: a layer norm's, or another layer.
 
 use std::ops::Range;
 
-use super::gemm::{Left, Right, Start, column_sums, gemm, pack, pack_transposed, packed_len};
+use super::gemm::{Left, Right, Start, column_sums, gemm, pack, pack_transposed, packed_len, transpose};
 use super::sequence::Buffer;
 use super::simd::WIDTH;
 
@@ -21,14 +21,29 @@ pub(super) fn stride(width: usize) -> usize {
     if padded < 128 { padded } else { padded + WIDTH }
 }
 
-/// An affine map y = (γ ∘ x + β) W + b of the plan: where its tensors are in the parameters, where its folded and laid
-/// out weights are in the prepared ones, and where its gradient is summed.
+/// What x goes through before a layer, folded into it.
+#[derive(Clone, Debug, PartialEq)]
+enum Before {
+    Nothing,
+    /// γ ∘ x + β.
+    Norm,
+    /// x A + a, with A's tensor `[entries of W's rows, entries of x]`.
+    Layer,
+}
+
+/// An affine map y = (γ ∘ x + β) W + b or y = (x A + a) W + b of the plan: where its tensors are in the parameters, where its
+/// folded and laid out weights are in the prepared ones, and where its gradient is summed.
 #[derive(Clone, Debug)]
 pub(super) struct Affine {
+    /// Entries of x.
+    inputs: usize,
+    /// Rows of W.
     rows: usize,
     columns: usize,
     at: Places,
-    norm: Places,
+    before: Before,
+    /// γ and β, or A and a.
+    at_before: Places,
     /// Whether the tensor is `[out, in]`; without a tensor, W is the identity.
     transposed: bool,
     /// The tensor's columns come in groups of this many, each filled up to whole vectors here.
@@ -41,10 +56,11 @@ pub(super) struct Affine {
 }
 
 impl Affine {
-    /// A map of `rows` entries to `columns`.
+    /// A map of `rows` entries to `columns`, behind a layer norm with this affine map if there is one.
     pub fn new(plan: &mut Sizes, rows: usize, columns: usize, at: &Places, norm: &Places, transposed: bool) -> Affine {
         let whole = Affine::grouped(plan, rows, columns, 1, at);
-        Affine { norm: norm.clone(), transposed, ..whole }
+        let before = if norm.weight.is_empty() { Before::Nothing } else { Before::Norm };
+        Affine { before, at_before: norm.clone(), transposed, ..whole }
     }
 
     /// A map of `rows` entries to `groups` groups of `group` columns, each filled up to whole vectors if there are
@@ -53,10 +69,12 @@ impl Affine {
         let columns = if groups > 1 { groups * group.next_multiple_of(WIDTH) } else { group };
         let (forward, backward) = (packed_len(rows, columns), packed_len(columns, rows));
         Affine {
+            inputs: rows,
             rows,
             columns,
             at: at.clone(),
-            norm: Places::default(),
+            before: Before::Nothing,
+            at_before: Places::default(),
             transposed: true,
             group,
             forward: plan.prepared(forward),
@@ -67,25 +85,24 @@ impl Affine {
         }
     }
 
-    /// The tensor's column that is column `j` here, or none if it only fills up a group.
-    fn column(&self, j: usize) -> Option<usize> {
-        if self.group == self.columns || self.group.is_multiple_of(WIDTH) {
-            return Some(j);
-        }
-        let padded = self.group.next_multiple_of(WIDTH);
-        (j % padded < self.group).then_some(j / padded * self.group + j % padded)
+    /// As [`Affine::grouped`], of `inputs` entries that an affine layer of `rows` units takes first: with nothing between the
+    /// two, they are one map, which costs less than the second alone where `inputs` are fewer than `rows`.
+    pub fn behind_a_layer(
+        plan: &mut Sizes,
+        inputs: usize,
+        first: &Places,
+        [rows, group, groups]: [usize; 3],
+        at: &Places,
+    ) -> Affine {
+        let whole = Affine::grouped(plan, inputs, group, groups, at);
+        Affine { rows, before: Before::Layer, at_before: first.clone(), ..whole }
     }
 
-    /// Where the tensor has the entry of row `p` and its column `j`.
-    fn at(&self, p: usize, j: usize) -> usize {
-        self.at.weight.start + if self.transposed { j * self.rows + p } else { p * self.columns + j }
-    }
-
-    fn entry(&self, params: &[f32], p: usize, j: usize) -> f32 {
-        if self.at.weight.is_empty() {
-            return f32::from(u8::from(p == j));
-        }
-        self.column(j).map_or(0.0, |j| params[self.at(p, j)])
+    /// Of every group of columns: where it begins here, where in the tensor, and how long it is.
+    fn groups(&self) -> impl Iterator<Item = [usize; 3]> {
+        let (group, padded) = (self.group, self.group.next_multiple_of(WIDTH));
+        let count = if group == self.columns { 1 } else { self.columns / padded };
+        (0..count).map(move |k| [k * padded, k * group, group])
     }
 
     /// Whether the tensor has the rows of this map one after the other.
@@ -98,31 +115,21 @@ impl Affine {
         self.forward.len() + self.backward.len() + self.bias.len()
     }
 
-    /// γ and β at entry p.
-    fn norm(&self, params: &[f32], p: usize) -> (f32, f32) {
-        if self.norm.weight.is_empty() {
-            (1.0, 0.0)
-        } else {
-            (params[self.norm.weight.start + p], params[self.norm.bias.start + p])
-        }
-    }
-
     /// W, row-major, `[rows, columns]`.
     fn matrix(&self, params: &[f32]) -> Buffer {
         let mut matrix = Buffer::take(self.rows * self.columns);
         let w = matrix.as_mut();
+        let tensor = &params[self.at.weight.clone()];
         if self.rows_in_place() {
-            w.copy_from_slice(&params[self.at.weight.clone()]);
+            w.copy_from_slice(tensor);
             return matrix;
         }
         w.fill(0.0);
-        if self.at.weight.is_empty() {
+        if tensor.is_empty() {
             (0..self.rows.min(self.columns)).for_each(|p| w[p * self.columns + p] = 1.0);
         } else {
-            for j in 0..self.columns {
-                let Some(column) = self.column(j) else { continue };
-                let from = &params[self.at.weight.start + column * self.rows..][..self.rows];
-                from.iter().enumerate().for_each(|(p, v)| w[p * self.columns + j] = *v);
+            for [here, there, len] in self.groups() {
+                transpose([self.rows, len], &tensor[there * self.rows..], self.rows, &mut w[here..], self.columns);
             }
         }
         matrix
@@ -134,91 +141,136 @@ impl Affine {
         let (backward, bias) = rest.split_at_mut(self.backward.len());
         bias.fill(0.0);
         if !self.at.bias.is_empty() {
-            for (j, bias) in bias.iter_mut().enumerate().take(self.columns) {
-                *bias = self.column(j).map_or(0.0, |j| params[self.at.bias.start + j]);
+            for [here, there, len] in self.groups() {
+                bias[here..][..len].copy_from_slice(&params[self.at.bias.start + there..][..len]);
             }
         }
         let mut matrix = self.matrix(params);
-        let w = matrix.as_mut();
-        if !self.norm.weight.is_empty() {
-            for (p, row) in w.chunks_exact_mut(self.columns).enumerate() {
-                let (gamma, beta) = self.norm(params, p);
-                bias.iter_mut().zip(&*row).for_each(|(b, w)| *b += beta * w);
-                row.iter_mut().for_each(|w| *w *= gamma);
+        let (before, constant) = (&params[self.at_before.weight.clone()], &params[self.at_before.bias.clone()]);
+        for (row, constant) in matrix.as_ref().chunks_exact(self.columns).zip(constant) {
+            add_multiple(bias, *constant, row);
+        }
+        match self.before {
+            Before::Nothing => {}
+            Before::Norm => {
+                for (row, gamma) in matrix.as_mut().chunks_exact_mut(self.columns).zip(before) {
+                    row.iter_mut().for_each(|w| *w *= gamma);
+                }
+            }
+            Before::Layer => {
+                let mut product = Buffer::take(self.inputs * self.columns);
+                for (p, to) in product.as_mut().chunks_exact_mut(self.columns).enumerate() {
+                    to.fill(0.0);
+                    for (a, row) in before.chunks_exact(self.inputs).zip(matrix.as_ref().chunks_exact(self.columns)) {
+                        add_multiple(to, a[p], row);
+                    }
+                }
+                matrix = product;
             }
         }
-        pack(self.rows, self.columns, w, forward);
-        pack_transposed(self.columns, self.rows, w, backward);
+        pack(self.inputs, self.columns, matrix.as_ref(), forward);
+        pack_transposed(self.columns, self.inputs, matrix.as_ref(), backward);
     }
 
     /// y (+)= x W + b for `m` rows.
     pub fn forward(&self, w: &[f32], m: usize, x: (&[f32], usize), y: (&mut [f32], usize), add: bool) {
         let a = Left { data: x.0, row: x.1, step: 1 };
         let start = Start { bias: Some(&w[self.bias.clone()]), add };
-        gemm([m, self.columns, self.rows], a, Right::packed(&w[self.forward.clone()], self.rows), start, y.0, y.1);
+        gemm([m, self.columns, self.inputs], a, Right::packed(&w[self.forward.clone()], self.inputs), start, y.0, y.1);
+    }
+
+    /// y += b for `m` rows: what x = 0 gives.
+    pub fn forward_from_zero(&self, w: &[f32], m: usize, y: (&mut [f32], usize)) {
+        let a = Left { data: &[], row: 0, step: 0 };
+        let start = Start { bias: Some(&w[self.bias.clone()]), add: true };
+        gemm([m, self.columns, 0], a, Right::packed(&[], 0), start, y.0, y.1);
     }
 
     /// dx = dy Wᵀ for `m` rows.
     pub fn backward(&self, w: &[f32], m: usize, dy: (&[f32], usize), dx: (&mut [f32], usize)) {
         let a = Left { data: dy.0, row: dy.1, step: 1 };
         let b = Right::packed(&w[self.backward.clone()], self.columns);
-        gemm([m, self.rows, self.columns], a, b, Start::ZERO, dx.0, dx.1);
+        gemm([m, self.inputs, self.columns], a, b, Start::ZERO, dx.0, dx.1);
     }
 
     /// The gradient, xᵀ dy and the column sums of dy, into `g` or added to it.
     pub fn gradient(&self, g: &mut [f32], m: usize, x: (&[f32], usize), dy: (&[f32], usize), add: bool) {
+        self.gradient_in_weights(g, m, x, dy, add);
+        column_sums(m, self.columns, dy.0, dy.1, &mut g[self.gradient_bias.clone()], add);
+    }
+
+    /// The gradient in the weights alone, xᵀ dy, into `g` or added to it.
+    pub fn gradient_in_weights(&self, g: &mut [f32], m: usize, x: (&[f32], usize), dy: (&[f32], usize), add: bool) {
         let a = Left { data: x.0, row: 1, step: x.1 };
         let into = &mut g[self.gradient.clone()];
         let start = Start { bias: None, add };
-        gemm([self.rows, self.columns, m], a, Right::rows(dy.0, dy.1), start, into, stride(self.columns));
-        column_sums(m, self.columns, dy.0, dy.1, &mut g[self.gradient_bias.clone()], add);
+        gemm([self.inputs, self.columns, m], a, Right::rows(dy.0, dy.1), start, into, stride(self.columns));
+    }
+
+    /// The gradient in the bias is that in another layer's, which is in `g`: the two are added to the same rows.
+    pub fn gradient_in_bias_of(&self, other: &Affine, g: &mut [f32]) {
+        g.copy_within(other.gradient_bias.clone(), self.gradient_bias.start);
     }
 
     /// Where its tensors are in the parameters.
     pub fn tensors(&self) -> [&Range<usize>; 4] {
-        [&self.at.weight, &self.at.bias, &self.norm.weight, &self.norm.bias]
+        [&self.at.weight, &self.at.bias, &self.at_before.weight, &self.at_before.bias]
     }
 
     /// The gradient in [`Affine::tensors`], from the one in the folded weights (this layer's part of `g`).
-    pub fn unfold(&self, params: &[f32], g: &[f32], [in_weight, in_bias, in_gamma, in_beta]: [&mut [f32]; 4]) {
-        let bias = &g[self.gradient_bias.clone()][..self.columns];
+    pub fn unfold(&self, params: &[f32], g: &[f32], tensors: [&mut [f32]; 4]) {
+        let [in_weight, in_bias, in_before, in_constant] = tensors;
+        let (columns, stride) = (self.columns, stride(self.columns));
+        let bias = &g[self.gradient_bias.clone()][..columns];
         if !in_bias.is_empty() {
-            for (j, g) in bias.iter().enumerate() {
-                if let Some(j) = self.column(j) {
-                    in_bias[j] = *g;
-                }
+            for [here, there, len] in self.groups() {
+                in_bias[there..][..len].copy_from_slice(&bias[here..][..len]);
             }
         }
-        for (p, row) in g[self.gradient.clone()].chunks_exact(stride(self.columns)).enumerate() {
-            let row = &row[..self.columns];
-            let (gamma, beta) = self.norm(params, p);
-            if !in_gamma.is_empty() {
-                let dot = |g: &[f32]| -> f32 {
-                    if self.rows_in_place() {
-                        dot_product(g, &params[self.at(p, 0)..][..self.columns])
-                    } else {
-                        g.iter().enumerate().map(|(j, g)| g * self.entry(params, p, j)).sum()
+        let row = |p: usize| &g[self.gradient.start + p * stride..][..columns];
+        let (before, constant) = (&params[self.at_before.weight.clone()], &params[self.at_before.bias.clone()]);
+        if self.before != Before::Nothing {
+            let matrix = self.matrix(params);
+            for (i, w) in matrix.as_ref().chunks_exact(columns).enumerate() {
+                in_constant[i] = dot_product(bias, w);
+                match self.before {
+                    Before::Layer => {
+                        let to = &mut in_before[i * self.inputs..][..self.inputs];
+                        to.iter_mut().enumerate().for_each(|(p, to)| *to = dot_product(row(p), w));
                     }
-                };
-                (in_gamma[p], in_beta[p]) = (dot(row), dot(bias));
-            }
-            if self.rows_in_place() {
-                let to = &mut in_weight[p * self.columns..][..self.columns];
-                to.iter_mut().zip(row.iter().zip(bias)).for_each(|(to, (g, b))| *to = gamma * g + beta * b);
+                    _ => in_before[i] = dot_product(row(i), w),
+                }
             }
         }
-        if self.transposed && !in_weight.is_empty() {
-            for (j, b) in bias.iter().enumerate() {
-                let Some(column) = self.column(j) else { continue };
-                let to = &mut in_weight[column * self.rows..][..self.rows];
-                let column = g[self.gradient.clone()].iter().skip(j).step_by(stride(self.columns));
-                for (p, (to, g)) in to.iter_mut().zip(column).enumerate() {
-                    let (gamma, beta) = self.norm(params, p);
-                    *to = gamma * g + beta * b;
-                }
+        let row_of_w = |i: usize, to: &mut [f32]| match self.before {
+            Before::Nothing => to.copy_from_slice(row(i)),
+            Before::Norm => {
+                let (gamma, beta) = (before[i], constant[i]);
+                to.iter_mut().zip(row(i).iter().zip(bias)).for_each(|(to, (g, b))| *to = gamma * g + beta * b);
+            }
+            Before::Layer => {
+                to.fill(0.0);
+                add_multiple(to, constant[i], bias);
+                let factors = &before[i * self.inputs..][..self.inputs];
+                factors.iter().enumerate().for_each(|(p, a)| add_multiple(to, *a, row(p)));
+            }
+        };
+        if self.rows_in_place() {
+            in_weight.chunks_exact_mut(columns).enumerate().for_each(|(i, to)| row_of_w(i, to));
+        } else if !in_weight.is_empty() {
+            let mut gradient = Buffer::take(self.rows * columns);
+            gradient.as_mut().chunks_exact_mut(columns).enumerate().for_each(|(i, to)| row_of_w(i, to));
+            for [here, there, len] in self.groups() {
+                let to = &mut in_weight[there * self.rows..];
+                transpose([len, self.rows], &gradient.as_ref()[here..], columns, to, self.rows);
             }
         }
     }
+}
+
+/// to += factor * row.
+fn add_multiple(to: &mut [f32], factor: f32, row: &[f32]) {
+    to.iter_mut().zip(row).for_each(|(to, v)| *to += factor * v);
 }
 
 /// The sum of products, in sixteen sums that do not wait for each other.

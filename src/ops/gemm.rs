@@ -351,46 +351,68 @@ pub fn pack(k: usize, n: usize, from: &[f32], to: &mut [f32]) {
     }
 }
 
-/// Lays the transpose of a row-major matrix `[n, k]` out in panels, for [`Right::packed`].
+/// Lays the transpose of a row-major matrix `[n, k]` out in panels, for [`Right::packed`]. Columns beyond the last are zero.
 ///
 /// # Panics
 /// If a slice is shorter than the sizes say.
 pub fn pack_transposed(k: usize, n: usize, from: &[f32], to: &mut [f32]) {
-    assert!(from.len() >= n * k, "the matrix is too small");
-    dispatch(PackTransposed { k, n, from, to: &mut to[..packed_len(k, n)] });
+    let to = &mut to[..packed_len(k, n)];
+    if !n.is_multiple_of(PANEL) {
+        to.fill(0.0);
+    }
+    dispatch(Transpose { size: [k, n], from, stride: k, to, step: PANEL, panel: PANEL * k });
 }
 
-struct PackTransposed<'a> {
-    k: usize,
-    n: usize,
+/// The transpose `[k, n]` of a matrix `[n, k]`, row-major both, with rows so far apart.
+///
+/// # Panics
+/// If a slice is shorter than the sizes say.
+pub fn transpose(size: [usize; 2], from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
+    dispatch(Transpose { size, from, stride: from_stride, to, step: to_stride, panel: PANEL });
+}
+
+/// Writes entry (p, j) of the transpose where [`Right`] has it.
+struct Transpose<'a> {
+    size: [usize; 2],
     from: &'a [f32],
+    stride: usize,
     to: &'a mut [f32],
+    step: usize,
+    panel: usize,
 }
 
-impl Job for PackTransposed<'_> {
+impl Job for Transpose<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Simd>(self) {
-        let PackTransposed { k, n, from, to } = self;
-        for (half, column) in (0..n.next_multiple_of(PANEL)).step_by(WIDTH).enumerate() {
-            let base = half / 2 * k * PANEL + half % 2 * WIDTH;
+        let Transpose { size: [k, n], from, stride, to, step, panel } = self;
+        for column in (0..n).step_by(WIDTH) {
+            let width = (n - column).min(WIDTH);
+            let base = column / PANEL * panel + column % PANEL;
             for p in (0..k).step_by(WIDTH) {
+                let height = (k - p).min(WIDTH);
                 let mut block = [V::zero(); WIDTH];
-                for (row, to) in (column..n).zip(&mut block) {
-                    let row = &from[row * k + p..];
+                for (row, to) in block.iter_mut().enumerate().take(width) {
+                    let row = &from[(column + row) * stride + p..];
                     *to = match row.first_chunk() {
                         Some(chunk) => V::load(chunk),
                         None => {
                             let mut end = [0.0; WIDTH];
-                            end[..row.len()].copy_from_slice(row);
+                            end[..height].copy_from_slice(&row[..height]);
                             V::load(&end)
                         }
                     };
                 }
                 V::transpose(&mut block);
-                for (p, v) in (p..k).zip(block) {
-                    if let Some(to) = to[base + p * PANEL..].first_chunk_mut() {
-                        v.store(to);
+                for (row, v) in block.into_iter().enumerate().take(height) {
+                    let to = &mut to[base + (p + row) * step..];
+                    match to.first_chunk_mut() {
+                        Some(to) if width == WIDTH => v.store(to),
+                        _ => {
+                            let mut whole = [0.0; WIDTH];
+                            v.store(&mut whole);
+                            to[..width].copy_from_slice(&whole[..width]);
+                        }
                     }
                 }
             }

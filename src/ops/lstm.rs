@@ -116,7 +116,8 @@ impl Architecture for LstmConfig {
 struct Plan<'a> {
     config: &'a LstmConfig,
     length: usize,
-    read_in: Affine,
+    /// For the states alone: the first layer's map begins with it.
+    read_in: Places,
     layers: Vec<[Affine; 2]>,
     read_out: Affine,
     sizes: Sizes,
@@ -127,14 +128,16 @@ impl<'a> Plan<'a> {
         let index = layout(config).1;
         let mut sizes = Sizes::default();
         let (none, width) = (Places::default(), config.width);
-        let read_in = Affine::new(&mut sizes, config.inputs, width, &index.read_in, &none, true);
         let mut layers = Vec::with_capacity(config.layers);
-        for [input, state] in &index.layers {
-            let input = Affine::grouped(&mut sizes, width, width, 4, input);
+        for (l, [input, state]) in index.layers.iter().enumerate() {
+            let input = match l {
+                0 => Affine::behind_a_layer(&mut sizes, config.inputs, &index.read_in, [width, width, 4], input),
+                _ => Affine::grouped(&mut sizes, width, width, 4, input),
+            };
             layers.push([input, Affine::grouped(&mut sizes, width, width, 4, state)]);
         }
         let read_out = Affine::new(&mut sizes, width, config.outputs, &index.read_out, &none, true);
-        Plan { config, length, read_in, layers, read_out, sizes }
+        Plan { config, length, read_in: index.read_in, layers, read_out, sizes }
     }
 
     /// From a row of units to the next, and from a row of gates.
@@ -155,7 +158,7 @@ impl Network for Plan<'_> {
 
     fn affines(&self) -> Vec<&Affine> {
         let layers = self.layers.iter().flatten();
-        std::iter::once(&self.read_in).chain(layers).chain(std::iter::once(&self.read_out)).collect()
+        layers.chain(std::iter::once(&self.read_out)).collect()
     }
 
     fn prepare_rest(&self, _: &[f32], _: &mut [f32]) {}
@@ -167,11 +170,11 @@ impl Network for Plan<'_> {
         let (rows, with_start) = (prompts * self.length, prompts * (self.length + 1));
         let padded = |n: usize| n.next_multiple_of(WIDTH) + MARGIN;
         let layer = padded(rows * q) + 2 * padded(with_start * w) + padded(rows * w);
-        let ends = 2 * padded(rows * stride(self.config.outputs));
-        self.config.layers * layer + padded(rows * q) + 3 * padded(rows * w) + 2 * padded(prompts * w) + ends
+        let ends = padded(rows * stride(self.config.inputs)) + 2 * padded(rows * stride(self.config.outputs));
+        self.config.layers * layer + padded(rows * q) + 2 * padded(rows * w) + 2 * padded(prompts * w) + ends
     }
 
-    fn pass<'a>(&'a self, _: &'a [f32], w: &'a [f32], prompts: usize, memory: &'a mut [f32]) -> Box<dyn Pass + 'a> {
+    fn pass<'a>(&'a self, params: &'a [f32], w: &'a [f32], prompts: usize, memory: &'a mut [f32]) -> Box<dyn Pass + 'a> {
         let (width, q) = self.strides();
         let (rows, with_start) = (prompts * self.length, prompts * (self.length + 1));
         let mut arena = Arena(memory);
@@ -186,10 +189,11 @@ impl Network for Plan<'_> {
         let outputs = rows * stride(self.config.outputs);
         Box::new(Run {
             plan: self,
+            params,
             w,
             prompts,
             layers,
-            x: arena.take(rows * width),
+            tokens: arena.take(rows * stride(self.config.inputs)),
             d: arena.take(rows * width),
             d_below: arena.take(rows * width),
             d_gates: arena.take(rows * q),
@@ -212,10 +216,12 @@ struct Saved<'a> {
 /// A few prompts on their way through the layers.
 struct Run<'a> {
     plan: &'a Plan<'a>,
+    params: &'a [f32],
     w: &'a [f32],
     prompts: usize,
     layers: Vec<Saved<'a>>,
-    x: &'a mut [f32],
+    /// Ordered by token, then by prompt.
+    tokens: &'a mut [f32],
     d: &'a mut [f32],
     d_below: &'a mut [f32],
     d_gates: &'a mut [f32],
@@ -226,6 +232,17 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Appends the read-in's rows, ordered by prompt.
+    fn read_in(&self, tokens: &[f32], state: &mut Vec<f32>) {
+        let LstmConfig { inputs, .. } = *self.plan.config;
+        let Places { weight, bias } = &self.plan.read_in;
+        let (weight, bias) = (&self.params[weight.clone()], &self.params[bias.clone()]);
+        for token in tokens.chunks_exact(inputs) {
+            let units = weight.chunks_exact(inputs).zip(bias);
+            state.extend(units.map(|(row, b)| row.iter().zip(token).fold(*b, |sum, (w, x)| sum + w * x)));
+        }
+    }
+
     /// Appends rows ordered by token as rows ordered by prompt.
     fn keep(&self, rows: &[f32], state: &mut Vec<f32>) {
         let (width, _) = self.plan.strides();
@@ -243,19 +260,24 @@ impl Pass for Run<'_> {
         let (config, length) = (plan.config, plan.length);
         let (width, q) = plan.strides();
         let (rows, step, units) = (prompts * length, prompts * width, config.width.next_multiple_of(WIDTH));
-        for p in 0..prompts {
-            let tokens = &tokens[p * length * config.inputs..];
-            plan.read_in.forward(w, length, (tokens, config.inputs), (&mut self.x[p * width..], step), false);
+        let entries = stride(config.inputs);
+        for (k, token) in tokens.chunks_exact(config.inputs).enumerate() {
+            let row = k % length * prompts + k / length;
+            self.tokens[row * entries..][..config.inputs].copy_from_slice(token);
         }
-        let mut below: &[f32] = &self.x[..];
+        let mut below: (&[f32], usize) = (self.tokens, entries);
         for ([input, recurrent], saved) in plan.layers.iter().zip(&mut self.layers) {
-            input.forward(w, rows, (below, width), (saved.gates, q), false);
+            input.forward(w, rows, below, (saved.gates, q), false);
             saved.state[..step].fill(0.0);
             saved.cell[..step].fill(0.0);
             for t in 0..length {
                 let (before, now) = saved.state.split_at_mut((t + 1) * step);
                 let gates = &mut saved.gates[t * prompts * q..][..prompts * q];
-                recurrent.forward(w, prompts, (&before[t * step..], width), (gates, q), true);
+                if t == 0 {
+                    recurrent.forward_from_zero(w, prompts, (gates, q));
+                } else {
+                    recurrent.forward(w, prompts, (&before[t * step..], width), (gates, q), true);
+                }
                 let (cell_before, cell) = saved.cell.split_at_mut((t + 1) * step);
                 dispatch(Forward {
                     units,
@@ -267,15 +289,15 @@ impl Pass for Run<'_> {
                     state: &mut now[..step],
                 });
             }
-            below = &saved.state[step..];
+            below = (&saved.state[step..], width);
         }
         let (count, out) = (length.div_ceil(every), stride(config.outputs));
         for p in 0..prompts {
             let to = &mut self.predictions[p * count * out..];
-            plan.read_out.forward(w, count, (&below[p * width..], every * step), (to, out), false);
+            plan.read_out.forward(w, count, (&below.0[p * width..], every * step), (to, out), false);
         }
         if let Some(states) = states {
-            self.keep(self.x, &mut states[0]);
+            self.read_in(tokens, &mut states[0]);
             for (saved, state) in self.layers.iter().zip(&mut states[1..]) {
                 self.keep(&saved.state[step..], state);
             }
@@ -286,13 +308,13 @@ impl Pass for Run<'_> {
         (self.predictions, self.d_predictions)
     }
 
-    fn backward(&mut self, tokens: &[f32], every: usize, g: &mut [f32], add: bool) {
+    fn backward(&mut self, _: &[f32], every: usize, g: &mut [f32], add: bool) {
         let Run { plan, w, prompts, .. } = *self;
         let (config, length) = (plan.config, plan.length);
         let (width, q) = plan.strides();
         let (rows, step, units) = (prompts * length, prompts * width, config.width.next_multiple_of(WIDTH));
         let (count, out) = (length.div_ceil(every), stride(config.outputs));
-        let (d, d_below) = (&mut *self.d, &mut *self.d_below);
+        let (mut d, mut d_below) = (&mut *self.d, &mut *self.d_below);
         d[..rows * width].fill(0.0);
         for p in 0..prompts {
             let last = &self.layers[config.layers - 1].state[step + p * width..];
@@ -321,25 +343,30 @@ impl Pass for Run<'_> {
                     recurrent.backward(w, prompts, (d_gates, q), (self.d_state, width));
                 }
             }
-            let below = if l == 0 { &*self.x } else { &self.layers[l - 1].state[step..] };
-            input.gradient(g, rows, (below, width), (self.d_gates, q), add);
-            recurrent.gradient(g, rows, (saved.state, width), (self.d_gates, q), add);
-            input.backward(w, rows, (self.d_gates, q), (d_below, width));
-            d[..rows * width].copy_from_slice(&d_below[..rows * width]);
-        }
-        for p in 0..prompts {
-            let tokens = &tokens[p * length * config.inputs..];
-            plan.read_in.gradient(g, length, (tokens, config.inputs), (&d[p * width..], step), add || p > 0);
+            let below: (&[f32], usize) = match l {
+                0 => (self.tokens, stride(config.inputs)),
+                _ => (&self.layers[l - 1].state[step..], width),
+            };
+            input.gradient(g, rows, below, (self.d_gates, q), add);
+            // The first token's state is zero.
+            let later = (&self.d_gates[prompts * q..], q);
+            recurrent.gradient_in_weights(g, rows - prompts, (&saved.state[step..], width), later, add);
+            recurrent.gradient_in_bias_of(input, g);
+            if l > 0 {
+                input.backward(w, rows, (self.d_gates, q), (d_below, width));
+                std::mem::swap(&mut d, &mut d_below);
+            }
         }
     }
 
     fn in_tokens(&self, d_tokens: &mut Vec<f32>) {
-        let (inputs, (width, _)) = (self.plan.config.inputs, self.plan.strides());
+        let (inputs, (_, q)) = (self.plan.config.inputs, self.plan.strides());
         let columns = stride(inputs);
         let mut d = vec![0.0; self.plan.length * columns];
         for p in 0..self.prompts {
-            let rows = (&self.d[p * width..], self.prompts * width);
-            self.plan.read_in.backward(self.w, self.plan.length, rows, (&mut d, columns));
+            // The first layer's: the backward pass ended with it.
+            let rows = (&self.d_gates[p * q..], self.prompts * q);
+            self.plan.layers[0][0].backward(self.w, self.plan.length, rows, (&mut d, columns));
             d_tokens.extend(d.chunks_exact(columns).flat_map(|row| &row[..inputs]));
         }
     }

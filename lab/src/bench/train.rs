@@ -142,8 +142,11 @@ impl Case {
                 (layers + last, 3 * needed * projection)
             }
             Model::Recurrent(c) => {
-                let read_in = needed * c.width * c.inputs;
-                (needed * 8 * c.layers * c.width * c.width + read_in + predicted * c.width, read_in)
+                // The read-in and the first layer's map of it are one map. The first token's states are zero.
+                let gates = 4 * c.width;
+                let from_tokens = needed * gates * c.inputs;
+                let between = (c.layers - 1) * needed * gates * c.width + c.layers * (needed - 1) * gates * c.width;
+                (from_tokens + between + predicted * c.width, from_tokens)
             }
         };
         2.0 * (self.batch * (3 * multiply_adds - in_tokens)) as f64
@@ -478,6 +481,10 @@ mod tests {
         let layers = f64::from(6 * (4 * 3200 * 49 + 2 * 80 * 1225));
         let last = f64::from(3200 * (2 * 49 + 25) + 2 * 80 * 625 + 80 * 25);
         assert_eq!(attention.operations(), 2.0 * 256.0 * (3.0 * (layers + last) - f64::from(3 * 3200 * 49)));
+        let lstm = cases().into_iter().find(|c| c.name == "LSTM").unwrap();
+        // 256 gates: two layers read 64 units at 21 tokens, three their own 64 of 20, the first one 5 entries; 11 predictions.
+        let inside = f64::from(256 * 64 * (2 * 21 + 3 * 20) + 11 * 64);
+        assert_eq!(lstm.operations(), 2.0 * 64.0 * (3.0 * inside + 2.0 * f64::from(256 * 5 * 21)));
         assert!((exponent(&[3.0, 6.0, 12.0]) - 1.0).abs() < 1e-12);
     }
 }
