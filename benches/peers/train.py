@@ -2,13 +2,16 @@
 
 The models are those of `newton` (section 2) and `mesa` (section 2) as one writes them in PyTorch today: nn.Linear,
 scaled_dot_product_attention, nn.LSTM, layer_norm, tanh-GELU; the fused Adam and clipping to a global norm. Prompts of
-linear regression are drawn for every step.
+linear regression are drawn for every step. With "authors", `newton`'s transformers as its authors' code has them: Hugging
+Face's GPT2Model with the attention of its day, Adam as it is by default, no clipping.
 
 Reads orders on standard input and writes an answer for each, one JSON object a line:
 
-    {"open": {"model", "d", "n", "batch", "compile"}}   a model and its optimiser, and three steps   -> {"seconds"}
+    {"open": {"model", "d", "n", "batch", "by"}}  a model and its optimiser, and three steps -> {"seconds"};
+                                                  "by" is "eager", "compile" or "authors"
     {"steps": {"seconds"}}   steps, for at least so long                          -> {"ms"}, the median of the steps
-    {"losses": {"model", "values", "tokens", "targets", "batch", "steps"}}  steps on given sequences -> {"losses"}
+    {"losses": {"model", "by", "values", "tokens", "targets", "batch", "steps"}}  steps on given sequences, all with
+                                                  the same optimiser and clipping      -> {"losses"}
     {"about": true}                                                       -> {"torch", "threads", "peak_mb"}
 
 A model is {"kind": "transformer", "inputs", "outputs", "layers", "width", "heads", "key", "mlp", "positions", "norm",
@@ -112,6 +115,38 @@ class Transformer(nn.Module):
         return order
 
 
+class Authors(nn.Module):
+    """Read-in, Hugging Face's GPT-2, read-out; predictions at the tokens of the x."""
+
+    def __init__(self, m):
+        super().__init__()
+        from transformers import GPT2Config, GPT2Model
+
+        if not (m["read"] and m["norm"] and m["bias"] and m["mlp"] == 4 * m["width"] == 4 * m["heads"] * m["key"]):
+            raise ValueError(f"not a GPT-2: {m}")
+        config = GPT2Config(
+            n_positions=m["positions"], n_embd=m["width"], n_layer=m["layers"], n_head=m["heads"], vocab_size=1,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, attn_implementation="eager",
+        )
+        self.read_in = nn.Linear(m["inputs"], m["width"])
+        self.backbone = GPT2Model(config)
+        self.read_out = nn.Linear(m["width"], m["outputs"])
+
+    def forward(self, tokens):
+        embedded = self.read_in(tokens)
+        return self.read_out(self.backbone(inputs_embeds=embedded).last_hidden_state)[:, ::2]
+
+    def in_order(self):
+        """As `Transformer.in_order`; the matrices of the blocks are not transposed here."""
+        order = [self.read_in.weight, self.read_in.bias, self.backbone.wpe.weight]
+        for block in self.backbone.h:
+            for part in (block.ln_1, block.attn.c_attn, block.attn.c_proj, block.ln_2, block.mlp.c_fc, block.mlp.c_proj):
+                order += [part.weight, part.bias]
+        for part in (self.backbone.ln_f, self.read_out):
+            order += [part.weight, part.bias]
+        return [(p, False) for p in order]
+
+
 class Lstm(nn.Module):
     """Read-in, stacked layers, read-out; predictions at the tokens of the x."""
 
@@ -146,23 +181,26 @@ def draw(d, n, batch):
 class Training:
     """A model and its optimiser."""
 
-    def __init__(self, model, compiled):
-        self.model = model
+    def __init__(self, model, compiled=False, plain=False):
+        self.model, self.plain = model, plain
         self.run = torch.compile(model) if compiled else model
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=None if plain else True)
 
     def step(self, tokens, targets):
         """One training step; the loss before it."""
         self.optimizer.zero_grad()
         loss = ((self.run(tokens) - targets) ** 2).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        if not self.plain:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         return loss.item()
 
 
-def build(m):
+def build(m, by):
     """The model that a description asks for."""
+    if by == "authors":
+        return Authors(m)
     return Lstm(m) if m["kind"] == "lstm" else Transformer(m)
 
 
@@ -184,7 +222,7 @@ def main():
             o = order["open"]
             start = time.perf_counter()
             torch.compiler.reset()
-            training = Training(build(o["model"]), o["compile"])
+            training = Training(build(o["model"], o["by"]), o["by"] == "compile", o["by"] == "authors")
             size = (o["d"], o["n"], o["batch"])
             for _ in range(3):
                 training.step(*draw(*size))
@@ -198,7 +236,7 @@ def main():
             answer = {"ms": statistics.median(steps)}
         elif "losses" in order:
             o = order["losses"]
-            model = build(o["model"])
+            model = build(o["model"], o["by"])
             values, at = torch.tensor(o["values"]), 0
             with torch.no_grad():
                 for parameter, transposed in model.in_order():
@@ -209,7 +247,7 @@ def main():
                     parameter.copy_(piece.T if transposed else piece)
             tokens = torch.tensor(o["tokens"]).view(o["batch"], -1, o["model"]["inputs"])
             targets = torch.tensor(o["targets"]).view(o["batch"], -1, o["model"]["outputs"])
-            given = Training(model, False)
+            given = Training(model)
             answer = {"losses": [given.step(tokens, targets) for _ in range(o["steps"])]}
         else:
             answer = {"torch": torch.__version__, "threads": torch.get_num_threads(), "peak_mb": peak_mb()}

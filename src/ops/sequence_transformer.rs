@@ -1141,15 +1141,13 @@ impl<T: OnLanes> Pass<T> {
             prefetch(v);
             // What becomes of a gradient in queries, keys or values once it is known.
             let mut through = |sum: &mut [T], kind: Kind, d: &mut [Lanes<T>]| {
-                let (w, made_of, inputs) = match kind {
-                    Kind::Query => (matrices.query, seen, from),
-                    Kind::Key => (matrices.key, seen, from),
-                    Kind::Value => (matrices.value, x, width),
+                let (w, made_of, inputs, scaled) = match kind {
+                    Kind::Query => (matrices.query, seen, from, Some((q, &store.q_norm))),
+                    Kind::Key => (matrices.key, seen, from, Some((k, &store.k_norm))),
+                    Kind::Value => (matrices.value, x, width, None),
                 };
-                match kind {
-                    Kind::Query if layer.unit => unit_adjoint(key, q, &store.q_norm[h * n..], d),
-                    Kind::Key if layer.unit => unit_adjoint(key, k, &store.k_norm[h * n..], d),
-                    _ => {}
+                if let Some((scaled, norms)) = scaled.filter(|_| layer.unit) {
+                    unit_adjoint(key, scaled, &norms[h * n..], d);
                 }
                 if kind == Kind::Key && layer.shift {
                     d.copy_within(key.., 0);

@@ -1,6 +1,6 @@
 //! `cargo lab bench train`: a whole training step (data, forward, backward, clipping, Adam) of the transformers and LSTMs
-//! that the figures train, in f32, beside PyTorch eager and torch.compile on the same machine; how much of the machine's
-//! arithmetic it uses; and how its cost grows.
+//! that the figures train, in f32, beside PyTorch eager, torch.compile and `newton`'s authors' model on the same machine; how
+//! much of the machine's arithmetic it uses; and how its cost grows.
 
 use std::time::{Duration, Instant};
 
@@ -112,7 +112,36 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// How the peer has the model.
+#[derive(Clone, Copy, PartialEq)]
+enum By {
+    /// As one writes it in PyTorch today.
+    Eager,
+    /// That, through `torch.compile`.
+    Compile,
+    /// As `newton`'s authors have it.
+    Authors,
+}
+
+const BY: [By; 3] = [By::Eager, By::Compile, By::Authors];
+
+impl By {
+    /// What the peer's program calls it.
+    fn name(self) -> &'static str {
+        match self {
+            By::Eager => "eager",
+            By::Compile => "compile",
+            By::Authors => "authors",
+        }
+    }
+}
+
 impl Case {
+    /// Whether there is such a peer of it: the authors' transformers are GPT-2.
+    fn has(&self, by: By) -> bool {
+        by != By::Authors || matches!(self.model, Model::Transformer(_))
+    }
+
     fn tokens(&self) -> usize {
         2 * (self.context + 1)
     }
@@ -283,21 +312,32 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
             .mend("choose among S, M, L, LSTM, attention, P"));
     }
     let start = || Peer::start(&peers::ensure(house)?.program, include_str!("../../../benches/peers/train.py"));
-    // Two processes, so that each keeps its model between the alternating runs.
-    let mut eager = if options.peers { Some(start()?) } else { None };
-    let mut compiled = if options.peers && !options.eager_only { Some(start()?) } else { None };
+    // A process each, so that each keeps its model between the alternating runs.
+    let mut peers = Vec::new();
+    for by in BY.iter().filter(|by| options.peers && !(options.eager_only && **by == By::Compile)) {
+        peers.push((*by, start()?));
+    }
     let (mut rows, mut notes) = (Vec::new(), vec![String::new()]);
     for case in &chosen {
         let step = Step::start(&format!("Training steps of {}", case.name));
-        let agreement = eager.as_mut().map(|peer| agreement(case, peer)).transpose()?;
+        let mut worst: Option<f64> = None;
+        for (by, peer) in peers.iter_mut().filter(|(by, _)| *by != By::Compile && case.has(*by)) {
+            worst = Some(agreement(case, *by, peer)?.max(worst.unwrap_or(0.0)));
+        }
         let mut peaks = Vec::new();
-        let peers = [eager.as_mut(), compiled.as_mut()];
-        let [ours, eager_ms, compiled_ms] = measure(case, options.runs, peers, || peaks.push(flops()))?;
+        let (ours, theirs) = measure(case, options.runs, &mut peers, || peaks.push(flops()))?;
         let peak = median(&peaks);
-        let row = |name: String, peer_ms, goal| Row { name, ours_ms: ours, peer_ms, goal, goal_ms: None };
-        rows.push(row(case.name.into(), eager_ms.is_finite().then_some(eager_ms), case.goals[0]));
-        if compiled_ms.is_finite() {
-            rows.push(row(format!("{}, torch.compile", case.name), Some(compiled_ms), case.goals[1]));
+        let row = |name, peer_ms, goal| Row { name, ours_ms: ours, peer_ms, goal, goal_ms: None };
+        if theirs.is_empty() {
+            rows.push(row(case.name.into(), None, case.goals[0]));
+        }
+        for (by, peer_ms) in &theirs {
+            let (name, goal) = match by {
+                By::Eager => (case.name.into(), case.goals[0]),
+                By::Compile => (format!("{}, torch.compile", case.name), case.goals[1]),
+                By::Authors => (format!("{}, the authors' model", case.name), None),
+            };
+            rows.push(row(name, Some(*peer_ms), goal));
         }
         let floor_ms = 1e3 * case.operations() / peak;
         let share = floor_ms / ours;
@@ -306,8 +346,9 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
             format!(" (goal {:.0} %: {word})", 100.0 * least)
         });
         // What the best program could be: at the peak throughout, with nothing besides the model's operations.
-        let limit = eager_ms.is_finite().then(|| format!("; {:.1}x eager at most", eager_ms / floor_ms));
-        let words = agreement.map_or(String::new(), |a| format!("; losses as PyTorch's to {a:.0e}"));
+        let eager = theirs.iter().find(|(by, _)| *by == By::Eager);
+        let limit = eager.map(|(_, ms)| format!("; {:.1}x eager at most", ms / floor_ms));
+        let words = worst.map_or(String::new(), |a| format!("; losses as PyTorch's to {a:.0e}"));
         let flop = case.operations() / 1e9;
         notes.push(format!(
             "  {:9}  {flop:6.2} GFLOP a step: {:.0} % of the arithmetic peak of {:.0} GFLOP/s{verdict}{}{words}",
@@ -341,9 +382,13 @@ fn wanted(options: &Options, name: &str) -> bool {
     options.only.is_empty() || options.only.iter().any(|only| only == name)
 }
 
-/// Milliseconds of a step: ours, eager PyTorch's, torch.compile's; NaN for a peer that is not there. `beside` is called before
-/// each of our runs.
-fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2], mut beside: impl FnMut()) -> Outcome<[f64; 3]> {
+/// Milliseconds of a step: ours, and those of the peers that have this model. `beside` is called before each of our runs.
+fn measure(
+    case: &Case,
+    runs: u32,
+    peers: &mut [(By, Peer)],
+    mut beside: impl FnMut(),
+) -> Outcome<(f64, Vec<(By, f64)>)> {
     let task = case.task()?;
     let mut training = case.training()?;
     let mut seed = 0;
@@ -352,15 +397,14 @@ fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2], mut beside: im
         training.step(&task.sample(case.batch, seed)?.interleaved()?).map(drop)
     };
     step(&mut *training)?;
-    let [mut eager, mut compiled] = peers;
-    for (peer, compile) in [(&mut eager, false), (&mut compiled, true)] {
-        if let Some(peer) = peer {
-            let order = json!({ "model": case.described(), "d": case.dim, "n": case.context, "batch": case.batch,
-                "compile": compile });
-            peer.ask(&json!({ "open": order }))?;
-        }
+    let mut theirs = Vec::new();
+    for (by, peer) in peers.iter_mut().filter(|(by, _)| case.has(*by)) {
+        let order = json!({ "model": case.described(), "d": case.dim, "n": case.context, "batch": case.batch,
+            "by": by.name() });
+        peer.ask(&json!({ "open": order }))?;
+        theirs.push((*by, peer, Vec::new()));
     }
-    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    let mut ours = Vec::new();
     for _ in 0..runs {
         beside();
         // The median of its steps: on a virtual machine some steps wait for others' work, on either side.
@@ -370,14 +414,12 @@ fn measure(case: &Case, runs: u32, peers: [Option<&mut Peer>; 2], mut beside: im
             step(&mut *training)?;
             steps.push(1e3 * begin.elapsed().as_secs_f64());
         }
-        times[0].push(median(&steps));
-        for (side, peer) in [(1, &mut eager), (2, &mut compiled)] {
-            if let Some(peer) = peer {
-                times[side].push(peer.milliseconds(&json!({ "steps": { "seconds": RUN.as_secs_f64() } }))?);
-            }
+        ours.push(median(&steps));
+        for (_, peer, times) in &mut theirs {
+            times.push(peer.milliseconds(&json!({ "steps": { "seconds": RUN.as_secs_f64() } }))?);
         }
     }
-    Ok(times.map(|t| median(&t)))
+    Ok((median(&ours), theirs.into_iter().map(|(by, _, times)| (by, median(&times))).collect()))
 }
 
 /// The least share of its speed that a step has in a notebook.
@@ -391,9 +433,9 @@ fn in_a_cell(house: &House, runs: u32) -> Outcome<String> {
     let case = cases().swap_remove(0);
     let mut ratios = Vec::new();
     for _ in 0..runs {
-        let before = measure(&case, 1, [None, None], || ())?[0];
+        let before = measure(&case, 1, &mut [], || ())?.0;
         let cell = notebook.milliseconds(&json!({ "steps": { "seconds": RUN.as_secs_f64() } }))?;
-        let after = measure(&case, 1, [None, None], || ())?[0];
+        let after = measure(&case, 1, &mut [], || ())?.0;
         ratios.push(0.5 * (before + after) / cell);
     }
     let share = median(&ratios);
@@ -412,12 +454,12 @@ const CHECK_STEPS: usize = 3;
 ///
 /// # Errors
 /// If they differ by more than rounding explains.
-fn agreement(case: &Case, peer: &mut Peer) -> Outcome<f64> {
+fn agreement(case: &Case, by: By, peer: &mut Peer) -> Outcome<f64> {
     const TOLERANCE: f64 = 1e-3;
     let sequences = case.task()?.sample(4, 1)?.interleaved()?;
     let mut training = case.training()?;
     let order = json!({ "losses": {
-        "model": case.described(), "values": training.values(), "tokens": sequences.tokens(),
+        "model": case.described(), "by": by.name(), "values": training.values(), "tokens": sequences.tokens(),
         "targets": sequences.targets(), "batch": sequences.batch(), "steps": CHECK_STEPS,
     } });
     let answer = peer.ask(&order)?;
@@ -442,7 +484,7 @@ fn growth(runs: u32) -> Outcome<Vec<String>> {
         let cases = [1, 2, 4].map(|factor| scaled(what, factor));
         let mut times = Vec::new();
         for case in &cases {
-            times.push(measure(case, runs, [None, None], || ())?[0]);
+            times.push(measure(case, runs, &mut [], || ())?.0);
         }
         let operations: Vec<f64> = cases.iter().map(Case::operations).collect();
         notes.push(format!(

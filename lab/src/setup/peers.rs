@@ -14,9 +14,10 @@ use crate::bars::Step;
 use crate::house::{self, House, on_path};
 use crate::trouble::{Outcome, Subject, Trouble};
 
-/// What importing PyTorch needs, on every platform, and the last three what torch.compile does. Versions for Python 3.10
-/// and later.
-const PACKAGES: [&str; 8] = [
+/// What importing PyTorch needs, on every platform, and the last three what torch.compile does; then Hugging Face's
+/// transformers, whose GPT-2 is the `newton` authors' model, and what importing it needs. Versions for Python 3.10 and
+/// later.
+const PACKAGES: [&str; 22] = [
     "torch==2.11.0",
     "filelock==3.20.3",
     "typing_extensions==4.15.0",
@@ -25,6 +26,20 @@ const PACKAGES: [&str; 8] = [
     "networkx==3.4.2",
     "jinja2==3.1.6",
     "markupsafe==3.0.3",
+    "transformers==4.57.6",
+    "tokenizers==0.22.2",
+    "huggingface_hub==0.36.2",
+    "safetensors==0.7.0",
+    "numpy==2.2.6",
+    "regex==2026.1.15",
+    "requests==2.32.5",
+    "urllib3==2.6.3",
+    "idna==3.11",
+    "certifi==2026.1.4",
+    "charset_normalizer==3.4.4",
+    "packaging==25.0",
+    "pyyaml==6.0.3",
+    "tqdm==4.67.1",
 ];
 
 /// The one GPU library that PyTorch calls on being loaded, to register its kernels: 2 MB.
@@ -64,7 +79,7 @@ pub fn ensure(house: &House) -> Outcome<Python> {
     need_space(house, SPACE, "PyTorch")?;
     let compiler = compiler()?;
     let base = python::base()?;
-    let mut step = Step::start("Installing PyTorch into .lab/peers, a large download (0.5 GB; 1.3 GB on disk)");
+    let mut step = Step::start("Installing PyTorch into .lab/peers, a large download (0.5 GB; 1.5 GB on disk)");
     python::create(house, &base, &venv)?;
     let arguments: Vec<String> = std::iter::once("--no-deps".into()).chain(pins.iter().cloned()).collect();
     python::install(house, &venv, &arguments, &mut step)?;

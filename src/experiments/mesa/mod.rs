@@ -77,7 +77,7 @@ pub fn experiments() -> Vec<Experiment> {
         deep("mesa.fig7c", "Non-linear dynamics", &["mesa-nonlinear"], observations::nonlinear),
         shots("mesa.fig8", "Few-shot regression, softmax transformer", &["mesa-few-shot"], few_shot::transformer),
         one("mesa.fig9", "Weights of six linear layers", &["mesa-linear", "mesa-fixed"], depth::weights),
-        one("mesa.fig10", "Weights of a softmax transformer", &["mesa-stacks"], stacks::weights),
+        deep("mesa.fig10", "Weights of a softmax transformer", &["mesa-stacks"], stacks::weights),
         one("mesa.fig11", "Contracting dynamics", &["mesa-contracting"], depth::contracting),
         one("mesa.fig12", "One fixed teacher: no mesa-optimiser", &["mesa-fixed"], depth::fixed),
         deep("mesa.fig16", "What the first layer depends on, over training", &["mesa-stacks"], stacks::sensitivity),
