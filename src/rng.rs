@@ -30,3 +30,15 @@ pub fn stream(seed: u64, purpose: &str, index: u64) -> ChaCha8Rng {
     rng.set_stream(index);
     rng
 }
+
+/// The sampling seed of step `step` of a training with seed `seed`. Distinct steps of distinct seeds get distinct ones, as long as
+/// a training has fewer than some 2^60 steps: the multiplier is odd and spreads the seeds.
+///
+/// ```
+/// use incontext::rng::of_step;
+/// assert_ne!(of_step(0, 1), of_step(1, 0));
+/// assert_eq!(of_step(u64::MAX, 3), 3);
+/// ```
+pub fn of_step(seed: u64, step: u64) -> u64 {
+    seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step)
+}

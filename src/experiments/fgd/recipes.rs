@@ -16,6 +16,7 @@ use crate::models::KernelTransformer;
 use crate::ops::kernel_prompts::{KernelPrompts, Labels};
 use crate::ops::kernel_transformer::{Activation, ValueBlock};
 use crate::progress::{Observer, Report};
+use crate::rng;
 use crate::tasks::{Combination, Covariance, Kernel, KernelRegression};
 use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
 use crate::{Error, Result};
@@ -203,8 +204,7 @@ impl Problem for Training {
         let batch = match self.batch.take() {
             Some((held, batch)) if held == block => batch,
             _ => {
-                // Odd multiplier: distinct blocks of distinct seeds get distinct sampling seeds.
-                let seed = (self.seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(block);
+                let seed = rng::of_step(self.seed, block);
                 self.task.prompts(self.protocol.batch, self.protocol.labels, seed)?
             }
         };

@@ -20,6 +20,7 @@ use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
 use crate::models::soft_prompt::prompt_gradient;
 use crate::models::{SequenceTransformer, SoftPrompt};
 use crate::ops::sequence_transformer::Architecture;
+use crate::rng;
 use crate::tasks::{FewShot, FewShotPrompts, Prompt};
 use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, Problem, Schedule, Trainer};
 use crate::{Error, Result};
@@ -100,8 +101,7 @@ impl Problem for Tune<'_> {
     }
 
     fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
-        // Odd multiplier: distinct steps of distinct seeds get distinct sampling seeds.
-        let seed = (self.seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step);
+        let seed = rng::of_step(self.seed, step);
         let pairs = self.how.task.sample(self.how.batch, seed)?;
         let slope = prompt_gradient(self.architecture, &self.parameters, &pairs, &self.prompt())?;
         let gradient = if self.eos.is_none() { &slope.eos } else { &slope.prefix };

@@ -16,6 +16,7 @@ use crate::experiments::{Recipe, Reproduction, Settings, TrainOptions};
 use crate::figure::{Axis, Bars, Claims, Color, Figure, Heatmap, Line, Panel};
 use crate::models::SequenceTransformer;
 use crate::ops::sequence_transformer::{Architecture, Layer, Mixer};
+use crate::rng;
 use crate::tasks::text::ALPHABET;
 use crate::tasks::{Text, Windows};
 use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
@@ -127,8 +128,7 @@ impl Problem for Training<'_> {
     }
 
     fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
-        // Odd multiplier: distinct steps of distinct seeds get distinct sampling seeds.
-        let seed = (self.seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step);
+        let seed = rng::of_step(self.seed, step);
         let windows = self.text.windows(BATCH, TOKENS, seed)?;
         self.model.cross_entropy_and_gradient(&windows.inputs()?, &windows.targets()?)
     }

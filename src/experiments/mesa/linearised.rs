@@ -17,8 +17,9 @@ use crate::figure::{Axis, Claims, Figure, Line, Panel};
 use crate::linalg::Matrix;
 use crate::models::SequenceTransformer;
 use crate::ops::sequence_transformer::{Architecture, LaneBatch, Layer, Mixer};
+use crate::rng;
 use crate::tasks::{Dynamics, TokenKind, Trajectories};
-use crate::train::{Adam, AdamConfig, History, Problem, Schedule, Trainer};
+use crate::train::{Adam, History, Problem, Schedule, Trainer};
 use crate::{Error, Result};
 
 /// A softmax network and the linear layers that are to replace its own, one a layer.
@@ -121,7 +122,7 @@ impl Problem for Distillation<'_> {
     fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
         let protocol = &self.run.protocol;
         // Other sequences than the teacher was trained on.
-        let sequences = protocol.task.sample(protocol.batch, (1 << 32) + step)?;
+        let sequences = protocol.task.sample(protocol.batch, rng::of_step(self.run.seed, (1 << 32) + step))?;
         let [input, output] = streams(self.teacher, self.layer, protocol.tokens, &sequences)?;
         self.student.loss_and_gradient(&input, &output, None)
     }
@@ -161,8 +162,7 @@ fn distil(
         save_every: Duration::from_secs(10),
         observer: settings.observer,
     };
-    let adam = AdamConfig { rate: protocol.rate, weight_decay: protocol.decay, ..AdamConfig::default() };
-    let history = trainer.run(&mut problem, &mut Adam::new(adam)?)?;
+    let history = trainer.run(&mut problem, &mut Adam::new(protocol.adam())?)?;
     Ok((problem.student, history))
 }
 

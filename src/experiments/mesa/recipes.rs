@@ -14,6 +14,7 @@ use crate::experiments::{Recipe, Settings, TrainOptions};
 use crate::models::SequenceTransformer;
 use crate::ops::lane_products::OnLanes;
 use crate::ops::sequence_transformer::{Architecture, LaneBatch, Layer, Mixer};
+use crate::rng;
 use crate::tasks::{Dynamics, TokenKind, Trajectories};
 use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
 use crate::{Error, Result};
@@ -58,7 +59,7 @@ impl Protocol {
         self.task.sample(TEST_SEQUENCES, TEST_SEED)
     }
 
-    fn adam(&self) -> AdamConfig {
+    pub(super) fn adam(&self) -> AdamConfig {
         AdamConfig { rate: self.rate, weight_decay: self.decay, clip: Clip::Element(1.0), ..AdamConfig::default() }
     }
 
@@ -402,8 +403,7 @@ impl Problem for Training {
     }
 
     fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
-        // Odd multiplier: distinct steps of distinct seeds get distinct sampling seeds.
-        let seed = (self.seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step);
+        let seed = rng::of_step(self.seed, step);
         let batch = self.protocol.task.sample(self.protocol.batch, seed)?;
         self.model.loss_and_gradient(&batch.inputs(self.protocol.tokens)?, &batch.targets()?, None)
     }

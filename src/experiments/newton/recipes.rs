@@ -12,6 +12,7 @@ use crate::experiments::shipping::{self, Shipment};
 use crate::experiments::{Recipe, Settings, TrainOptions};
 use crate::models::{Gpt2, Gpt2Config, Init, Lstm, LstmConfig, Parameter, Parameters, Positions};
 use crate::ops::attention::{Attention, Weights};
+use crate::rng;
 use crate::tasks::{
     Covariance, HiddenUnit, IllConditioned, LinearRegression, Prompts, Sequences, TwoLayerNetwork, WeightPrior,
 };
@@ -450,8 +451,7 @@ impl Problem for Training {
     fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
         let Curriculum { dims, points } = self.protocol.curriculum;
         let (active, context) = (dims.at(step), points.at(step).saturating_sub(1));
-        // Odd multiplier: distinct steps of distinct seeds get distinct sampling seeds.
-        let seed = (self.seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step);
+        let seed = rng::of_step(self.seed, step);
         let protocol = &self.protocol;
         let prompts = protocol.task.sample(protocol.dim, active, context, protocol.batch, seed)?;
         self.model.loss_and_gradient(&prompts.interleaved()?)

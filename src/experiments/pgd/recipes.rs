@@ -17,6 +17,7 @@ use crate::figure::{Frame, Panel};
 use crate::models::{LinearTransformer, Parametrisation};
 use crate::ops::moments::Moments;
 use crate::ops::wishart::GramSamples;
+use crate::rng;
 use crate::tasks::{Covariance, LinearRegression, WeightPrior};
 use crate::train::trainer::flat;
 use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
@@ -264,8 +265,7 @@ impl Problem for Training {
 
     fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
         let block = step / self.protocol.resample_every.max(1);
-        // Odd multiplier: distinct blocks of distinct seeds get distinct sampling seeds.
-        let seed = (self.seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(block);
+        let seed = rng::of_step(self.seed, block);
         if self.batch.as_ref().is_none_or(|(held, _)| *held != block) {
             let batch = match self.protocol.engine {
                 Engine::Prompts => Batch::Prompts(Arc::new(self.task.sample_moments(self.protocol.batch, seed)?)),
