@@ -4,6 +4,9 @@
 
 use crate::{Error, Result};
 
+/// Eigenvalues of a Gram matrix below this fraction of the largest count as zero: singular values below its root.
+pub(crate) const RANK: f64 = 1e-12;
+
 /// A dense matrix, row-major.
 ///
 /// Sums and products of matrices whose shapes do not fit panic, as indexing outside a slice does: they are written as
@@ -282,7 +285,7 @@ impl Matrix {
 
     /// The minimum-norm solution of least squares, `self⁺ b`, by the eigendecomposition of the smaller Gram matrix.
     ///
-    /// Singular values below `1e-10` of the largest count as zero.
+    /// Singular values below `1e-6` of the largest count as zero.
     ///
     /// # Errors
     /// [`Error::Shape`] if `b` has not one entry a row; as [`Matrix::eigen_symmetric`].
@@ -292,7 +295,7 @@ impl Matrix {
         }
         let pinv = |gram: &Matrix| {
             let largest = gram.eigen_symmetric()?.0.last().copied().unwrap_or(0.0);
-            gram.map_symmetric(|v| if v > 1e-10 * largest { 1.0 / v } else { 0.0 })
+            gram.map_symmetric(|v| if v > RANK * largest { 1.0 / v } else { 0.0 })
         };
         let t = self.transpose();
         if self.rows >= self.cols {

@@ -165,6 +165,13 @@ fn tasks() {
     refuses("overflow of the context", &["prompts"], || data(1, usize::MAX, 1, 0, 0));
     refuses("NaN covariate", &["NaN", "finite"], || Prompts::from_data(1, 1, 1, vec![1.0, NAN], vec![1.0; 2]));
     refuses("infinite label", &["inf", "finite"], || Prompts::from_data(1, 1, 1, vec![1.0; 2], vec![1.0, INF]));
+    refuses("a covariance beyond memory", &["size of the covariance"], || Covariance::identity(usize::MAX));
+    let rotating = IllConditioned::new(vec![1.0; 4], 8).unwrap();
+    refuses("no prompts", &["batch", "got 0"], || rotating.sample(0, 1));
+    refuses("prompts beyond memory", &["size of the prompts"], || rotating.sample(usize::MAX, 1));
+    refuses("hidden units beyond memory", &["size of the hidden units"], || {
+        TwoLayerNetwork::new(5, usize::MAX, HiddenUnit::Relu, 10)
+    });
     // Fewer examples than dimensions is a task like any other.
     assert_eq!(LinearRegression::new(identity(7), 1, WeightPrior::Isotropic).unwrap().sample(2, 1).unwrap().len(), 2);
     assert!(task.sample_moments::<f32>(1, 1).unwrap().prompt(1).is_none());
@@ -842,6 +849,33 @@ fn newton_algorithms_networks_and_constructions() {
     });
     refuses("query of another length", &["[6, 3, 1]"], || built.predict(&[0.0; 6], &[0.0; 3], &[0.0; 1]));
     refuses("an unknown figure", &["newton.fig99"], || experiments::select(&["newton.fig99"]));
+}
+
+#[test]
+fn sizes_of_sequences_and_kernels_are_checked_before_memory_is_asked_for() {
+    use incontext::tasks::Dynamics;
+    refuses("teachers", &["size of the teachers"], || Dynamics::pool(5, 25, usize::MAX));
+    refuses("a dimension", &["size of the teachers"], || Dynamics::partial(1 << 40, 1, 5));
+    refuses("hidden units", &["size of the hidden units"], || Dynamics::nonlinear(5, usize::MAX, 5));
+    let wide = Start::Uniform(1e308);
+    refuses("an interval without a length", &["start", "positive"], || {
+        Dynamics { start: wide, ..Dynamics::linear(3, 4)? }.sample(1, 0)
+    });
+    refuses("an interval without a length", &["range of x"], || {
+        FewShot { inputs: wide, ..FewShot::new(3, 4)? }.sample(1, 0)
+    });
+    refuses("a matrix W", &["size of the matrix W"], || FewShot::new(1 << 40, 1));
+    let kernel = |n| KernelRegression::new(Kernel::exp(1.0)?, identity(2), n);
+    for n in [usize::MAX, usize::MAX - 1, 1 << 40] {
+        refuses("a context", &["size of the"], || kernel(n)?.sample(1, 0));
+    }
+    refuses("covariances", &["size of the"], || KernelPrompts::<f32>::with_covariances(usize::MAX, 5, &[], &[]));
+    let architecture = Architecture::constructed(1 << 40, vec![]);
+    refuses("a width", &["output", "input"], || Architecture { output: usize::MAX, ..architecture.clone() }.check());
+    let layer =
+        incontext::ops::sequence_transformer::Layer::new(incontext::ops::sequence_transformer::Mixer::Softmax, 4, 20);
+    refuses("a layer", &["size of the"], || Architecture::constructed(1 << 59, vec![layer]).check());
+    refuses("no layers", &["layers of softmax", "got 0"], || mesa::recipes::named((5, 25), "tf", 0));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use incontext::algorithms::sequences::{
     InverseSeries, Pairing, RecursiveLeastSquares, SequenceAlgorithm, SequenceGradient, SequenceLeastSquares,
     TeacherPosterior, orthogonal_floor, predictions, sequence_losses,
 };
+use incontext::figure::Extremes;
 use incontext::linalg::Matrix;
 use incontext::models::constructions::mesa::{gradient_step, gradient_steps};
 use incontext::ops::sequence_transformer::LaneBatch;
@@ -11,7 +12,7 @@ use incontext::tasks::{Dynamics, TokenKind};
 
 fn worst(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).greatest()
 }
 
 /// Prop. 1 with any Φ_0: the layer's output is (Φ_0 − η ∇L_t(Φ_0)) s_t, the gradient written out.
@@ -58,6 +59,21 @@ fn recursion_and_factorisation_agree() {
     let filter = predictions(&RecursiveLeastSquares { ridge: 0.1, forget: 1.0 }, &sequences, None).unwrap();
     let exact = predictions(&SequenceLeastSquares { ridge: 0.1, pairing: Pairing::All }, &sequences, None).unwrap();
     assert!(worst(&filter, &exact) < 1e-10);
+    // Pair s of the t that are known has the weight γ^(t−1−s), the ridge γ^t.
+    let (gamma, length, n) = (0.9_f64, 30, 5);
+    let forgetting = predictions(&RecursiveLeastSquares { ridge: 0.1, forget: gamma }, &sequences, None).unwrap();
+    for t in [0, 1, 7, 29] {
+        let s = sequences.states(3);
+        let weighted = |a: usize, b: usize| {
+            let entry = |i: usize, j: usize| -> f64 {
+                (0..t).map(|k| gamma.powi((t - 1 - k) as i32) * s[(k + a) * n + i] * s[(k + b) * n + j]).sum()
+            };
+            Matrix::from_fn(n, n, entry)
+        };
+        let gram = weighted(0, 0).plus(0.1 * gamma.powi(t as i32), &Matrix::identity(n));
+        let expected = weighted(1, 0).mul_vec(&gram.solve_spd(&s[t * n..][..n]).unwrap());
+        assert!(worst(&forgetting[(3 * length + t) * n..][..n], &expected) < 1e-9, "token {t}");
+    }
     // With the newest pair dropped, token t is predicted as if it were token t − 1's regression.
     let dropped = SequenceLeastSquares { ridge: 0.1, pairing: Pairing::Dropped };
     assert!(worst(&predictions(&dropped, &sequences, None).unwrap(), &exact) > 0.1);
@@ -91,7 +107,7 @@ fn baselines_are_those_of_the_authors() {
     close(series("linear", Pairing::All), 0.204);
     let gradient = SequenceGradient::line_searched(&sequences).unwrap();
     close(gradient.rate, 0.032);
-    close(mean(&gradient), 0.894 * 1.03);
+    close(mean(&gradient), 0.8945);
 }
 
 /// Knowing the only teacher leaves the noise; knowing a few leaves little more after a pair, and nothing beats it on its own law.

@@ -1,5 +1,6 @@
 //! Theorem 5.1 of the Newton paper as running weights, and the places where its text is wrong (newton.md section 0).
 
+use incontext::figure::greater;
 use incontext::linalg::Matrix;
 use incontext::models::constructions::{Averaging, Layer, NewtonConstruction, Signs};
 use incontext::tasks::{Covariance, LinearRegression, Prompts, WeightPrior};
@@ -46,8 +47,8 @@ fn errors(signs: Signs) -> (f64, f64) {
             let short = weights.compact(Averaging::Full).unwrap();
             let long = weights.layered().unwrap();
             assert_eq!((short.layers(), long.layers()), (k + 2, k + 8));
-            compact = compact.max((short.predict(x, y, query).unwrap() - expected).abs());
-            layered = layered.max((long.predict(x, y, query).unwrap() - expected).abs());
+            compact = greater(compact, (short.predict(x, y, query).unwrap() - expected).abs());
+            layered = greater(layered, (long.predict(x, y, query).unwrap() - expected).abs());
         }
     }
     (compact, layered)

@@ -3,6 +3,7 @@
 use dfdx::optim::{Adam as TheirAdam, Optimizer};
 use dfdx::prelude::*;
 use incontext::Result;
+use incontext::figure::Extremes;
 use incontext::models::{Parameter, Parameters, visit_tensor};
 use incontext::rng::{Rng, stream};
 use incontext::train::{Adam, AdamConfig, Clip, Schedule, Sgd, SgdConfig, Stateful};
@@ -65,7 +66,7 @@ fn adam_is_dfdxs_adam() {
                 assert!((a - b).abs() <= 2e-5 * (1.0 + b.abs()), "step {step}, betas {betas:?}: {a} against {b}");
             }
         }
-        let moved = ours.0.as_vec().iter().zip(start).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let moved = ours.0.as_vec().iter().zip(start).map(|(a, b)| f64::from((a - b).abs())).greatest();
         assert!(moved > 0.1, "it moved by {moved}");
     }
 }

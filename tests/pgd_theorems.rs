@@ -11,6 +11,7 @@ use incontext::algorithms::kernel_polynomial::wishart_moment;
 use incontext::algorithms::{
     Algorithm, Examples, GdPlusPlus, GradientDescent, KernelPolynomial, LeastSquares, SpectralMeasure,
 };
+use incontext::figure::{Extremes, greater};
 use incontext::linalg::{Matrix, real_roots, solve};
 use incontext::models::{GeneralLinearTransformer, LinearTransformer, Parametrisation};
 use incontext::ops::linear_attention::Mask;
@@ -422,10 +423,10 @@ fn lemma_1_the_layers_are_steps_of_gradient_descent_preconditioned_by_the_transp
                 // A context token's slot also carries its own label: it is the residual y_i - ⟨w, x_i⟩.
                 let own = if t < n { prompts.y(k)[t] } else { 0.0 };
                 let slot = slots[k * (n + 1) + t];
-                worst = worst.max((slot - (dot(&w) - own)).abs());
+                worst = greater(worst, (slot - (dot(&w) - own)).abs());
                 if t == n {
-                    worst = worst.max((sparse[k] - dot(&w)).abs());
-                    untransposed = untransposed.max((slot - dot(&wrong)).abs());
+                    worst = greater(worst, (sparse[k] - dot(&w)).abs());
+                    untransposed = greater(untransposed, (slot - dot(&wrong)).abs());
                 }
             }
         }
@@ -449,7 +450,7 @@ fn lemma_4_layers_commute_for_every_prompt_without_b_and_not_with_it() {
             close(*x, *y, 1e-13, "a prediction with the layers in another order");
         }
         let other = predict(&permuted, &b);
-        differs = other.iter().zip(&with_b).map(|(x, y)| (x - y).abs()).fold(differs, f64::max);
+        differs = other.iter().zip(&with_b).map(|(x, y)| (x - y).abs()).fold(differs, greater);
     }
     assert!(differs > 1e-2, "with B the order matters: {differs:e}");
 }
@@ -526,7 +527,7 @@ fn theorem_2_averaging_over_signs_makes_the_second_layer_diagonal_and_the_loss_n
         // A prompt alone has no such symmetry.
         let alone = Arc::new(base.moments::<f64>());
         let loss = |second: &Matrix| model(&[d1.clone(), second.clone()], &[]).loss(&alone).unwrap();
-        let spread = signs.iter().map(|s| (loss(&s.mul(&a2).mul(s)) - loss(&a2)).abs()).fold(0.0, f64::max);
+        let spread = signs.iter().map(|s| (loss(&s.mul(&a2).mul(s)) - loss(&a2)).abs()).greatest();
         assert!(spread > 1e-3, "{spread:e}");
     }
 }
@@ -591,7 +592,7 @@ fn theorem_3_the_optimum_of_the_family_is_a_critical_point_of_the_whole_space() 
         }
     }
     let model = family(&a, &[], &covariance);
-    let total = gradient(&model, &closed).iter().map(|[_, g]| g.norm()).fold(0.0, f64::max);
+    let total = gradient(&model, &closed).iter().map(|[_, g]| g.norm()).greatest();
     assert!(total < 1e-10 * loss(&[0.0, 0.0]), "gradient {total:e} at {a:?}");
     assert!(loss(&a) < 0.9 * loss(&[0.0, 0.0]));
 }

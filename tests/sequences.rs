@@ -4,6 +4,7 @@
 #[path = "support/instruction_sets.rs"]
 mod instruction_sets;
 
+use incontext::figure::Extremes;
 use incontext::linalg::Matrix;
 use incontext::models::SequenceTransformer;
 use incontext::ops::sequence_transformer::{
@@ -115,8 +116,7 @@ fn single_precision_agrees_with_its_twin() {
         assert_eq!(one.parameters, two.parameters, "{name}: threads change the gradient");
         assert_eq!(one.loss, two.loss);
         let scale = exact.parameters.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
-        let worst =
-            exact.parameters.iter().zip(&one.parameters).map(|(a, b)| (a - f64::from(*b)).abs()).fold(0.0, f64::max);
+        let worst = exact.parameters.iter().zip(&one.parameters).map(|(a, b)| (a - f64::from(*b)).abs()).greatest();
         assert!(worst < 1e-4 * scale, "{name}: {worst:e} of {scale:e}");
     }
 }
@@ -264,8 +264,32 @@ fn sequences_follow_their_law() {
     // U(−1, 1) starts: predicting zero costs n/6 at every step (`mesa` section 1 of the specification).
     let zero = task.sample(4000, 9).unwrap().losses(&vec![0.0; 4000 * 12 * 6]).unwrap();
     assert!(zero.iter().all(|l| (l - 1.0).abs() < 0.03), "{zero:?}");
-    let shrinking = Dynamics { teachers: Teachers::Contracting, noise: 0.0, clip: 1e9, ..task }.sample(1, 2).unwrap();
-    assert!(norm(&shrinking.states(0)[72..]) < norm(&shrinking.states(0)[..6]) * 4.0);
+    // Contracting teachers have real eigenvalues in (0.3, 0.9) and one of 0.9: W from four states, then its characteristic
+    // polynomial.
+    let contracting =
+        Dynamics { teachers: Teachers::Contracting, noise: 0.0, clip: 1e9, ..Dynamics::linear(3, 4).unwrap() };
+    let shrinking = contracting.sample(20, 2).unwrap();
+    for i in 0..20 {
+        let s = shrinking.states(i);
+        let before = Matrix::from_fn(3, 3, |t, k| s[t * 3 + k]);
+        let rows: Vec<Vec<f64>> =
+            (0..3).map(|k| incontext::linalg::solve(&before, &[s[3 + k], s[6 + k], s[9 + k]]).unwrap()).collect();
+        let w = |i: usize, j: usize| rows[i][j];
+        let minor = |i: usize, j: usize| w(i, i) * w(j, j) - w(i, j) * w(j, i);
+        let cubic = |l: f64| {
+            let trace: f64 = (0..3).map(|k| w(k, k)).sum();
+            let determinant = w(0, 0) * minor(1, 2) - w(0, 1) * (w(1, 0) * w(2, 2) - w(1, 2) * w(2, 0))
+                + w(0, 2) * (w(1, 0) * w(2, 1) - w(1, 1) * w(2, 0));
+            l.powi(3) - trace * l * l + (minor(0, 1) + minor(0, 2) + minor(1, 2)) * l - determinant
+        };
+        assert!(cubic(0.9).abs() < 1e-6, "{}", cubic(0.9));
+        // The other two are the roots of what is left of it: their sum and their product.
+        let sum: f64 = (0..3).map(|k| w(k, k)).sum::<f64>() - 0.9;
+        let product = -cubic(0.0) / 0.9;
+        let spread = (0.25 * sum * sum - product).max(0.0).sqrt();
+        let (low, high) = (0.5 * sum - spread, 0.5 * sum + spread);
+        assert!(0.25 * sum * sum - product > -1e-6 && low > 0.3 - 1e-6 && high < 0.9 + 1e-6, "{low} {high}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use dfdx::prelude::{Cpu, Gradients};
+use incontext::figure::Extremes;
 use incontext::models::pretrained;
 use incontext::prelude::*;
 use incontext::rng::stream;
@@ -354,7 +355,7 @@ fn hidden_states_are_those_of_hugging_faces_transformers() {
     let sequences = Sequences::new([shape[0], shape[1], shape[2]], tokens, 1, predictions.clone(), 1).unwrap();
     let close = |ours: &[f32], theirs: &[f32], what: &str| {
         assert_eq!(ours.len(), theirs.len(), "{what}");
-        let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let worst = ours.iter().zip(theirs).map(|(a, b)| f64::from((a - b).abs())).greatest();
         assert!(worst < 1e-5, "{what}: {worst:e}");
     };
     let states = model.hidden_states(&sequences).unwrap();

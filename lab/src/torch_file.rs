@@ -161,6 +161,7 @@ impl Machine<'_> {
 
     /// Puts pairs into the dictionary on top of the stack.
     fn set(&mut self, items: Vec<Value>) -> Outcome<()> {
+        let items = shallow(items)?;
         if let Some(Value::Dictionary(pairs)) = self.stack.last_mut() {
             let mut items = items.into_iter();
             while let (Some(key), Some(value)) = (items.next(), items.next()) {
@@ -170,10 +171,12 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn append(&mut self, items: Vec<Value>) {
+    fn append(&mut self, items: Vec<Value>) -> Outcome<()> {
+        let items = shallow(items)?;
         if let Some(Value::Sequence(list)) = self.stack.last_mut() {
             list.extend(items);
         }
+        Ok(())
     }
 
     fn run(mut self) -> Outcome<Value> {
@@ -226,23 +229,23 @@ impl Machine<'_> {
                 b'}' => self.stack.push(Value::Dictionary(Vec::new())),
                 b']' | b')' | b'\x8f' => self.stack.push(Value::Sequence(Vec::new())),
                 b't' | b'l' => {
-                    let items = self.since_mark()?;
+                    let items = shallow(self.since_mark()?)?;
                     self.stack.push(Value::Sequence(items));
                 }
                 b'\x85'..=b'\x87' => {
                     let len = usize::from(opcode - b'\x84');
                     let start =
                         self.stack.len().checked_sub(len).ok_or_else(|| refused("its pickle's stack is empty"))?;
-                    let items = self.stack.split_off(start);
+                    let items = shallow(self.stack.split_off(start))?;
                     self.stack.push(Value::Sequence(items));
                 }
                 b'a' => {
                     let item = self.pop()?;
-                    self.append(vec![item]);
+                    self.append(vec![item])?;
                 }
                 b'e' | b'\x90' => {
                     let items = self.since_mark()?;
-                    self.append(items);
+                    self.append(items)?;
                 }
                 b's' => {
                     let (value, key) = (self.pop()?, self.pop()?);
@@ -298,6 +301,25 @@ impl Machine<'_> {
             other => other.clone(),
         };
         self.memo.insert(key, kept);
+    }
+}
+
+/// Containers in containers, at most: to give back what is nested without end would overflow the stack.
+const NESTING: usize = 32;
+
+/// The items of a container, unless they are nested too deeply for another.
+fn shallow(items: Vec<Value>) -> Outcome<Vec<Value>> {
+    fn depth(value: &Value) -> usize {
+        match value {
+            Value::Sequence(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+            Value::Dictionary(pairs) => 1 + pairs.iter().map(|(k, v)| depth(k).max(depth(v))).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+    if items.iter().all(|item| depth(item) < NESTING) {
+        Ok(items)
+    } else {
+        Err(refused("its pickle nests without end"))
     }
 }
 
@@ -386,7 +408,10 @@ fn read(
         _ => return Ok(None),
     };
     let data = archive.files.get(&format!("{folder}data/{key}")).ok_or_else(|| refused(format!("no storage {key}")))?;
-    let len = shape.iter().try_fold(1_usize, |n, side| n.checked_mul(*side)).filter(|n| n * width <= data.len());
+    let len = shape
+        .iter()
+        .try_fold(1_usize, |n, side| n.checked_mul(*side))
+        .filter(|n| n.checked_mul(width).is_some_and(|bytes| bytes <= data.len()));
     let len = len.ok_or_else(|| refused(format!("a tensor of shape {shape:?} is larger than its storage")))?;
     let mut values = Vec::with_capacity(len);
     for k in 0..len {
@@ -495,6 +520,14 @@ mod tests {
         }
         let system = b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00exit\x85R.".as_slice();
         assert!(tensors(&zip(&[("archive/data.pkl", system)])).is_err());
+        let deep = [b"N".as_slice(), &[0x85; 1_000_000], b"."].concat();
+        assert!(tensors(&zip(&[("archive/data.pkl", &deep)])).is_err(), "nested a million times");
+        // One side of 2^62 floats, whose size in bytes is 0 in 64 bits.
+        let side = [b"\x8a\x08".as_slice(), &(1_i64 << 62).to_le_bytes(), b"\x85K\x01\x85"].concat();
+        let huge = pickle([3, 1]);
+        let at = huge.windows(5).position(|w| w == [b'K', 2, b'K', 3, 0x86]).unwrap();
+        let huge = [&huge[..at], &side, &huge[at + 10..]].concat();
+        assert!(tensors(&zip(&[("archive/data.pkl", &huge), ("archive/data/0", &data)])).is_err(), "2^62 floats");
         // A list that doubles itself forty times.
         let mut laughs = b"\x80\x02]q\x00".to_vec();
         for _ in 0..40 {

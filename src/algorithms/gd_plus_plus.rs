@@ -158,7 +158,7 @@ impl GdPlusPlus {
         value_and_gradient(&parameters, self.a.len(), measure).0
     }
 
-    /// All distinct local minima that BFGS finds from `starts` random starts, best first.
+    /// The distinct local minima with all a and b positive that BFGS finds from `starts` random starts, best first.
     ///
     /// # Errors
     /// [`Error::Invalid`] for no layers.

@@ -10,6 +10,7 @@ use std::cell::OnceCell;
 use rayon::prelude::*;
 
 use super::{Algorithm, Examples};
+use crate::linalg::RANK;
 use crate::linalg::{Matrix, dot};
 use crate::tasks::Prompts;
 use crate::{Error, Result};
@@ -101,9 +102,6 @@ pub struct Spectrum {
     pub cross: Vec<f64>,
 }
 
-/// Eigenvalues below this fraction of the largest count as zero.
-const ZERO: f64 = 1e-12;
-
 impl Spectrum {
     /// From the smaller of S (d x d) and XXᵀ (t x t), which have the same eigenvalues.
     fn new(prefix: &Prefix<'_>) -> Result<Self> {
@@ -113,7 +111,7 @@ impl Spectrum {
         let row = |i: usize| &x.x[i * d..][..d];
         let gram = if dual { Matrix::from_fn(t, t, |i, j| dot(row(i), row(j))) } else { prefix.gram.clone() };
         let (all, basis) = gram.eigen_symmetric()?;
-        let least = ZERO * all.last().copied().unwrap_or(0.0).max(f64::MIN_POSITIVE);
+        let least = RANK * all.last().copied().unwrap_or(0.0).max(f64::MIN_POSITIVE);
         let first = all.partition_point(|v| *v <= least);
         let values = all[first..].to_vec();
         let mut vectors = Matrix::zeros(values.len(), d);

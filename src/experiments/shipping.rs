@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -32,12 +33,17 @@ pub fn checkpoint(
 ) -> Result<Checkpoint> {
     let path = if settings.from_scratch {
         let fresh = settings.work.join("from-scratch");
-        let path = fresh.join(format!("{id}.safetensors"));
-        if path.exists() {
-            // Trained by an earlier figure of this or another run, by the same code: deterministic, hence the same.
+        let (path, maker) = (fresh.join(format!("{id}.safetensors")), fresh.join(format!("{id}.program")));
+        let program = program()?;
+        let mine = std::fs::read_to_string(&maker).is_ok_and(|made_by| made_by == program);
+        if mine && path.exists() {
+            // Trained for an earlier figure by this very program: deterministic, hence the same.
             path
         } else {
-            train(id, settings, &TrainOptions { resume: true, seed: None, out: Some(fresh) })?
+            // What another program trained, or began to train, may follow another recipe.
+            std::fs::create_dir_all(&fresh).map_err(|e| Error::file(&fresh, "create", e))?;
+            crate::fs::write_atomic(&maker, program.as_bytes())?;
+            train(id, settings, &TrainOptions { resume: mine, seed: None, out: Some(fresh) })?
         }
     } else {
         settings.checkpoints.join(format!("{id}.safetensors"))
@@ -53,6 +59,17 @@ pub struct Shipment<'a> {
     folder: PathBuf,
     /// When this session began.
     pub begin: Instant,
+}
+
+/// The check sum of the running program.
+fn program() -> Result<String> {
+    static SUM: OnceLock<String> = OnceLock::new();
+    if let Some(sum) = SUM.get() {
+        return Ok(sum.clone());
+    }
+    let path = std::env::current_exe().map_err(|e| Error::file("the running program", "find", e))?;
+    let bytes = std::fs::read(&path).map_err(|e| Error::file(&path, "read", e))?;
+    Ok(SUM.get_or_init(|| format!("{:08x} {}", crc32fast::hash(&bytes), bytes.len())).clone())
 }
 
 impl<'a> Shipment<'a> {
@@ -104,12 +121,17 @@ impl<'a> Shipment<'a> {
         test_loss: impl serde::Serialize,
         states: Vec<PathBuf>,
     ) -> Result<PathBuf> {
-        let path = self.folder.join(format!("{}.safetensors", self.id));
+        // Beside the shipped one, which has the seeds that the figures ask for.
+        let name = match (self.options.seed, &self.options.out) {
+            (Some(seed), None) => format!("{}.seed{seed}", self.id),
+            _ => self.id.to_owned(),
+        };
+        let path = self.folder.join(format!("{name}.safetensors"));
         let mut readable = manifest.clone();
         Checkpoint { arrays, manifest }.save(&path)?;
         readable["test_loss"] = json!(test_loss);
         readable["seconds_of_last_session"] = json!(self.begin.elapsed().as_secs());
-        crate::fs::write_atomic(self.folder.join(format!("{}.json", self.id)), format!("{readable:#}\n").as_bytes())?;
+        crate::fs::write_atomic(self.folder.join(format!("{name}.json")), format!("{readable:#}\n").as_bytes())?;
         for state in states {
             std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
         }

@@ -109,6 +109,44 @@ impl<'de> Deserialize<'de> for Bound {
     }
 }
 
+/// The greater of two; NaN if one of them is. [`f64::max`] drops NaN, and a claim about the greatest of many would hold without
+/// those that could not be measured.
+///
+/// ```
+/// use incontext::figure::{greater, lesser};
+/// assert_eq!((greater(1.0, 2.0), lesser(1.0, 2.0)), (2.0, 1.0));
+/// assert!(greater(1.0, f64::NAN).is_nan() && lesser(f64::NAN, 1.0).is_nan());
+/// ```
+pub fn greater(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
+/// The lesser of two; NaN if one of them is, as for [`greater`].
+pub fn lesser(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }
+}
+
+/// What a claim about the worst of many values measures.
+///
+/// ```
+/// use incontext::figure::Extremes;
+/// assert_eq!([1.0, 3.0, 2.0].into_iter().greatest(), 3.0);
+/// assert!([1.0, f64::NAN].into_iter().least().is_nan() && std::iter::empty().least().is_nan());
+/// ```
+pub trait Extremes: Iterator<Item = f64> + Sized {
+    /// The greatest; NaN if one is, or if there is none.
+    fn greatest(self) -> f64 {
+        self.reduce(greater).unwrap_or(f64::NAN)
+    }
+
+    /// The least; NaN if one is, or if there is none.
+    fn least(self) -> f64 {
+        self.reduce(lesser).unwrap_or(f64::NAN)
+    }
+}
+
+impl<I: Iterator<Item = f64>> Extremes for I {}
+
 /// A statement of a paper made checkable.
 ///
 /// Its JSON form is `{"id", "statement", "measured", "bound", "holds"}`, where `bound` is text and a measured value

@@ -44,7 +44,7 @@ pub(super) fn panels(id: &str, plot: &Value) -> Result<Vec<Panel>> {
 
 /// The axis called `x`, `x2`, `y`, … in the layout.
 fn axis(plot: &Value, name: &str) -> Axis {
-    let (kind, number) = name.split_at(1.min(name.len()));
+    let (kind, number) = name.split_at(name.chars().next().map_or(0, char::len_utf8));
     let given = &plot["layout"][format!("{kind}axis{number}")];
     let title = given["title"]["text"].as_str().or_else(|| given["title"].as_str()).unwrap_or_default();
     let log = given["type"] == "log";

@@ -40,7 +40,7 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
-pub use claims::{Bound, Claim, Claims};
+pub use claims::{Bound, Claim, Claims, Extremes, greater, lesser};
 pub use numbers::Number;
 pub use panel::{Axis, Band, Bars, Color, Dash, Heatmap, Line, Note, Panel, Rule, Scale, Scatter, Series};
 pub use table::{Cell, Table};

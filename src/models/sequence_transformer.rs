@@ -37,7 +37,7 @@ impl Architecture {
     /// For constructed tokens `[0, s, s, s']` of states of dimension `dim`, as they are: the prediction is channel 1, and
     /// the residual stream is clipped to ±4.
     pub fn constructed(dim: usize, layers: Vec<Layer>) -> Self {
-        let width = 4 * dim;
+        let width = dim.saturating_mul(4);
         Architecture { input: width, width, embed: false, output: dim, layers, clip: Some(4.0) }
     }
 

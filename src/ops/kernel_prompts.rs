@@ -34,6 +34,18 @@ pub struct KernelPrompts<T> {
     tiles: Vec<Lanes<T>>,
 }
 
+/// Whether prompts of these sizes, and what is known of their labels' law, fit in memory.
+///
+/// # Errors
+/// [`Error::Invalid`] if not.
+pub(crate) fn check_sizes(tokens: usize, dim: usize, labels: Labels) -> Result<()> {
+    array_len::<Lanes<f64>>("prompt", &[tokens, dim.saturating_add(1)])?;
+    if labels == Labels::Covariance {
+        array_len::<Lanes<f64>>("labels' covariance", &[tokens.div_ceil(2), tokens.saturating_add(1)])?;
+    }
+    Ok(())
+}
+
 /// Length of a tile.
 pub(crate) fn stride(tokens: usize, dim: usize, labels: Labels) -> usize {
     tokens * dim + law_len(tokens, labels)
@@ -63,6 +75,7 @@ impl<T: Real> KernelPrompts<T> {
     /// As [`KernelPrompts::sampled`].
     pub fn with_covariances(context: usize, dim: usize, x: &[f64], covariances: &[Matrix]) -> Result<Self> {
         let tokens = context.saturating_add(1);
+        check_sizes(tokens, dim, Labels::Covariance)?;
         if let Some(bad) = covariances.iter().find(|k| k.rows() != tokens || k.cols() != tokens) {
             return Err(Error::shape("covariance", &[bad.rows(), bad.cols()], format!("[{tokens}, {tokens}]")));
         }
@@ -72,6 +85,7 @@ impl<T: Real> KernelPrompts<T> {
     }
 
     fn from_data(tokens: usize, dim: usize, labels: Labels, x: &[f64], law: &[f64]) -> Result<Self> {
+        check_sizes(tokens, dim, labels)?;
         let width = law_len(tokens, labels);
         let batch = law.len() / width;
         if tokens < 2 || dim == 0 || batch == 0 || law.len() != batch * width || x.len() != batch * tokens * dim {

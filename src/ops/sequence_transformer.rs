@@ -152,7 +152,7 @@ impl Architecture {
     /// Whether there is such a model.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for sizes of 0, a residual stream that does not hold the input or the output, a γ outside
+    /// [`Error::Invalid`] for sizes of 0, matrices that do not fit in memory, a residual stream that does not hold the input or the output, a γ outside
     /// (0, 1], or a clip that is not positive.
     pub fn check(&self) -> Result<()> {
         for (what, value) in [("input channels", self.input), ("width", self.width), ("output channels", self.output)] {
@@ -164,6 +164,7 @@ impl Architecture {
             let given = format!("{}, input {}, output {}", self.width, self.input, self.output);
             return Err(Error::invalid("width", given, "width = input >= output without an embedding"));
         }
+        array_len::<f64>("model", &[self.input.saturating_add(self.output), self.width])?;
         for layer in &self.layers {
             if layer.heads == 0 || layer.key == 0 || layer.mlp == Some(0) {
                 return Err(Error::invalid(
@@ -172,6 +173,9 @@ impl Architecture {
                     "at least one head, key channel, hidden unit",
                 ));
             }
+            // More than a layer's matrices have.
+            array_len::<f64>("layer", &[8, layer.heads, layer.key, self.width])?;
+            array_len::<f64>("layer", &[2, layer.mlp.unwrap_or(1), self.width])?;
             if let Mixer::Mesa { forget } = layer.mixer
                 && !(forget > 0.0 && forget <= 1.0)
             {

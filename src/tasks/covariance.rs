@@ -2,6 +2,7 @@
 
 use rand_distr::{Distribution, StandardNormal};
 
+use crate::error::array_len;
 use crate::linalg::Matrix;
 use crate::rng::stream;
 use crate::{Error, Result};
@@ -27,8 +28,9 @@ impl Covariance {
     /// Σ = I of dimension `d`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for d = 0.
+    /// [`Error::Invalid`] for d = 0, or if the matrix does not fit in memory.
     pub fn identity(d: usize) -> Result<Self> {
+        array_len::<f64>("covariance", &[d, d])?;
         Covariance::diagonal(&vec![1.0; d])
     }
 

@@ -147,7 +147,8 @@ impl Dynamics {
     /// Whether there is such a task.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a size is 0, the noise negative, or the clip or the start not positive.
+    /// [`Error::Invalid`] if a size is 0 or what it makes does not fit in memory, the noise negative, or the clip or the start not
+    /// positive.
     pub fn check(&self) -> Result<()> {
         let hidden = if let Map::Mlp { hidden } = self.map { hidden } else { 1 };
         let count = if let Teachers::Pool { count, .. } = self.teachers { count } else { 1 };
@@ -162,11 +163,15 @@ impl Dynamics {
                 return Err(Error::invalid(what, 0, "at least 1"));
             }
         }
+        array_len::<f64>("teachers", &[count, self.dim, self.dim])?;
+        array_len::<f64>("projection", &[self.observed(), self.dim])?;
+        array_len::<f64>("hidden units", &[hidden, self.dim])?;
         if !(self.noise.is_finite() && self.noise >= 0.0) {
             return Err(Error::invalid("noise", self.noise, "a standard deviation of at least 0"));
         }
         let range = if let Start::Uniform(range) = self.start { range } else { 1.0 };
-        if !(self.clip > 0.0 && range.is_finite() && range > 0.0) {
+        // States are drawn from an interval of twice the range.
+        if !(self.clip > 0.0 && (2.0 * range).is_finite() && range > 0.0) {
             return Err(Error::invalid("clip and start", format!("{}, {range}", self.clip), "positive numbers"));
         }
         Ok(())

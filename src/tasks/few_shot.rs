@@ -81,18 +81,20 @@ impl FewShot {
     /// Whether there is such a task.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a size is 0, the noise negative, the range of x not positive, or the switch not inside.
+    /// [`Error::Invalid`] if a size is 0 or W does not fit in memory, the noise negative, the range of x not positive, or the switch not inside.
     pub fn check(&self) -> Result<()> {
         for (what, size) in [("dimension n", self.dim), ("pairs N", self.pairs)] {
             if size == 0 {
                 return Err(Error::invalid(what, 0, "at least 1"));
             }
         }
+        array_len::<f64>("matrix W", &[self.dim, self.dim])?;
         if !(self.noise.is_finite() && self.noise >= 0.0) {
             return Err(Error::invalid("noise", self.noise, "a standard deviation of at least 0"));
         }
         match self.inputs {
-            Start::Uniform(range) if !(range.is_finite() && range > 0.0) => {
+            // x is drawn from an interval of twice the range.
+            Start::Uniform(range) if !((2.0 * range).is_finite() && range > 0.0) => {
                 return Err(Error::invalid("range of x", range, "a positive finite number"));
             }
             _ => {}

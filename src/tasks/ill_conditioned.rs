@@ -2,7 +2,9 @@
 
 use rand::RngCore;
 
+use super::linear_regression::check_batch;
 use super::{Covariance, LinearRegression, Prompts, WeightPrior};
+use crate::error::array_len;
 use crate::rng::stream;
 use crate::{Error, Result};
 
@@ -69,7 +71,9 @@ impl IllConditioned {
     /// As [`LinearRegression::sample`].
     pub fn sample(&self, batch: usize, seed: u64) -> Result<Prompts> {
         let d = self.eigenvalues.len();
-        let (mut x, mut y) = (Vec::new(), Vec::new());
+        check_batch(batch)?;
+        let len = array_len::<f64>("prompts", &[batch, self.context.saturating_add(1), d])?;
+        let (mut x, mut y) = (Vec::with_capacity(len), Vec::new());
         let mut left = batch;
         for block in 0.. {
             let size = left.min(self.rotate_every);

@@ -8,7 +8,7 @@ use super::linear_regression::check_batch;
 use super::{Covariance, Prompts};
 use crate::error::array_len;
 use crate::linalg::Matrix;
-use crate::ops::kernel_prompts::{KernelPrompts, Labels, law_len, stride};
+use crate::ops::kernel_prompts::{KernelPrompts, Labels, check_sizes, law_len, stride};
 use crate::ops::lanes::{LANES, Lanes, Real};
 use crate::ops::symmetric::{absolute, cholesky, exponentials, packed};
 use crate::rng::{ChaCha8Rng, stream};
@@ -148,7 +148,9 @@ impl KernelRegression {
     /// As [`KernelRegression::sample`].
     pub fn prompts<T: Real>(&self, batch: usize, labels: Labels, seed: u64) -> Result<KernelPrompts<T>> {
         check_batch(batch)?;
-        let (tokens, d) = (self.context + 1, self.dim());
+        let (tokens, d) = (self.context.saturating_add(1), self.dim());
+        // Sampled labels come from their covariance too.
+        check_sizes(tokens, d, Labels::Covariance)?;
         array_len::<Lanes<f64>>("prompts", &[batch.div_ceil(LANES), stride(tokens, d, labels)])?;
         let mut prompts = KernelPrompts::<T>::zeros(batch, tokens, d, labels)?;
         let stride = stride(tokens, d, labels);

@@ -195,7 +195,7 @@ impl LinearRegression {
     /// times f(Ĝ) estimates E f(Ĝ) without bias, for f that grow so fast that plain draws miss what decides the mean.
     ///
     /// The draws are those of contexts [`TAIL_SCALES`] times as large in turn, weighted by the balance heuristic (Veach
-    /// and Guibas 1995): no weight exceeds the number of scales.
+    /// and Guibas 1995): no weight exceeds the inverse of the first scale's share, 4 for multiples of four samples.
     ///
     /// ```
     /// use incontext::tasks::{Covariance, LinearRegression, WeightPrior};
@@ -212,6 +212,9 @@ impl LinearRegression {
     pub fn sample_gram_tails(&self, samples: usize, seed: u64) -> Result<(Vec<f64>, Vec<f64>)> {
         check_batch(samples)?;
         let (d, n) = (self.dim(), self.context);
+        // The share of the draws that each scale has: a number that the scales do not divide gives the first ones more.
+        let of_scale = |c: usize| samples / TAIL_SCALES.len() + usize::from(c < samples % TAIL_SCALES.len());
+        let shares: [f64; TAIL_SCALES.len()] = std::array::from_fn(|c| of_scale(c) as f64 / samples as f64);
         let mut grams = vec![0.0; array_len::<f64>("Gram samples", &[samples, d, d])?];
         let mut weights = vec![0.0; samples];
         let pieces = grams.par_chunks_mut(PIECE * d * d).zip(weights.par_chunks_mut(PIECE)).enumerate();
@@ -225,7 +228,8 @@ impl LinearRegression {
                 // The sum of squares of n Gaussian vectors, which alone tells how likely each scale makes them.
                 let squares = scale * bartlett.iter().map(|b| b * b).sum::<f64>();
                 let likelihood = |c: f64| (-0.5 * ((n * d) as f64 * c.ln() + squares * (1.0 / c - 1.0))).exp();
-                *weight = TAIL_SCALES.len() as f64 / TAIL_SCALES.into_iter().map(likelihood).sum::<f64>();
+                let mixture = TAIL_SCALES.into_iter().zip(shares).map(|(c, share)| share * likelihood(c));
+                *weight = 1.0 / mixture.sum::<f64>();
             }
         });
         Ok((grams, weights))

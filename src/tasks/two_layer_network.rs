@@ -39,13 +39,14 @@ impl TwoLayerNetwork {
     /// Networks of `hidden` units on covariates of dimension `dim`, n = `context` examples a prompt.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if one of the sizes is 0.
+    /// [`Error::Invalid`] if one of the sizes is 0, or a network does not fit in memory.
     pub fn new(dim: usize, hidden: usize, unit: HiddenUnit, context: usize) -> Result<Self> {
         for (what, size) in [("dimension d", dim), ("hidden units h", hidden), ("context length n", context)] {
             if size == 0 {
                 return Err(Error::invalid(what, 0, "at least 1"));
             }
         }
+        array_len::<f64>("hidden units", &[hidden, dim])?;
         Ok(TwoLayerNetwork { dim, hidden, unit, context })
     }
 

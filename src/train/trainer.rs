@@ -169,13 +169,12 @@ impl Trainer<'_> {
             }
             let done = step >= self.steps || (history.steps.last() == Some(&step) && problem.enough(&history));
             let stop = self.observer.interrupted();
-            if let Some(path) = &self.state
-                && (stop || done || saved.elapsed() > self.save_every)
-            {
-                // A state that cannot be trained on would replace one that can.
-                if flat(problem.model())?.iter().any(|v| !v.is_finite()) {
-                    return Err(self.diverged("a parameter is no finite number", step, optimizer.rate()));
-                }
+            let save = self.state.as_ref().filter(|_| stop || done || saved.elapsed() > self.save_every);
+            // A state that cannot be trained on would replace one that can, or be given back as trained.
+            if (done || save.is_some()) && flat(problem.model())?.iter().any(|v| !v.is_finite()) {
+                return Err(self.diverged("a parameter is no finite number", step, optimizer.rate()));
+            }
+            if let Some(path) = save {
                 self.save(path, step, problem.model(), optimizer, &history)?;
                 saved = Instant::now();
             }

@@ -19,7 +19,7 @@ impl SequenceGradient {
     /// the predictions p at η = 1.
     ///
     /// # Errors
-    /// As [`predictions`].
+    /// As [`predictions`]; [`Error::Numerical`] if the step is zero for all sequences.
     pub fn line_searched(sequences: &Trajectories) -> Result<Self> {
         let unit = predictions(&SequenceGradient { rate: 1.0, steps: 1 }, sequences, None)?;
         let n = sequences.dim();
@@ -29,7 +29,11 @@ impl SequenceGradient {
             cross += y * p;
             square += p * p;
         }
-        Ok(SequenceGradient { rate: cross / square, steps: 1 })
+        if square > 0.0 {
+            Ok(SequenceGradient { rate: cross / square, steps: 1 })
+        } else {
+            Err(Error::numerical("line search", "one step predicts zero throughout: every rate gives the same loss"))
+        }
     }
 
     /// K steps with the rate of a geometric grid (ratio 1.1) that is best on `sequences`; predictions that diverge count as

@@ -1,8 +1,8 @@
 //! Ridge regression at every token, by factorisation and by recursion.
 
 use super::{Pairing, Pairs, SequenceAlgorithm, by_moments};
-use crate::Result;
 use crate::linalg::Matrix;
+use crate::{Error, Result};
 
 /// Φ_t = C (A + ridge I)⁻¹, solved anew at every token. The authors' ridge is 0.001.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,6 +40,12 @@ impl SequenceAlgorithm for RecursiveLeastSquares {
     }
 
     fn predict(&self, pairs: &Pairs<'_>) -> Result<Vec<f64>> {
+        if !(self.ridge > 0.0 && (1.0 / self.ridge).is_finite()) {
+            return Err(Error::invalid("ridge", self.ridge, "a positive number"));
+        }
+        if !(self.forget > 0.0 && self.forget <= 1.0) {
+            return Err(Error::invalid("forgetting factor", self.forget, "a number in (0, 1]"));
+        }
         let (m, n) = (pairs.input_dim, pairs.dim);
         let mut r = Matrix::identity(m).scaled(1.0 / self.ridge);
         let mut phi = Matrix::zeros(n, m);

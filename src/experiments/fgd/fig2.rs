@@ -7,7 +7,7 @@ use super::recipes::{self, ACTIVATIONS, DEPTHS};
 use crate::Result;
 use crate::compare::Interval;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Extremes, Figure, Line, Panel};
 
 /// Panel (a): ReLU data, n = 14.
 ///
@@ -70,9 +70,9 @@ fn panel(id: &str, kernel: &str, n: usize, settings: &Settings<'_>) -> Result<Re
         .panel(panel);
     let matching: Vec<f64> =
         curves.iter().find(|c| c.0 == kernel).map(|c| c.1.iter().map(|i| i.mean).collect()).unwrap_or_default();
-    let rise = matching.windows(2).map(|w| w[1] - w[0]).fold(f64::NEG_INFINITY, f64::max);
+    let rise = matching.windows(2).map(|w| w[1] - w[0]).greatest();
     let at = |l: usize| DEPTHS.iter().position(|d| *d == l).and_then(|k| matching.get(k)).copied().unwrap_or(f64::NAN);
-    let lowest = curves.iter().flat_map(|c| c.1.iter().map(|i| i.mean)).fold(f64::INFINITY, f64::min);
+    let lowest = curves.iter().flat_map(|c| c.1.iter().map(|i| i.mean)).least();
     let mut claims = Claims::new()
         .at_most(
             format!("{id}.monotone"),

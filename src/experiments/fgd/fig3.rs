@@ -8,7 +8,7 @@ use super::recipes::{self, HEADS_DEPTHS, RELEASED_DEPTHS, figure_3_heads, heads_
 use crate::Result;
 use crate::compare::Interval;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Extremes, Figure, Line, Panel};
 
 /// Panel (a): linear data, n = 8.
 ///
@@ -90,7 +90,7 @@ fn panel(id: &str, kernel: &str, n: usize, settings: &Settings<'_>) -> Result<Re
                 );
         }
     } else {
-        let worst = (0..HEADS_DEPTHS.len()).map(gap).fold(f64::NEG_INFINITY, f64::max);
+        let worst = (0..HEADS_DEPTHS.len()).map(gap).greatest();
         claims = claims.at_most(
             format!("{id}.both"),
             "two heads are as good as the better one: largest difference in ln loss over the depths",

@@ -7,7 +7,7 @@ use super::common::{descent, ln_bayes, test_prompts};
 use super::recipes::{DIM, kernel};
 use crate::Result;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Extremes, Figure, Line, Panel};
 
 /// Context lengths of the left panel.
 const LENGTHS: [usize; 7] = [2, 4, 6, 8, 10, 12, 14];
@@ -59,7 +59,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
                 .line(Line::new("mean least eigenvalue", LENGTHS, &least).color(Color::BLUE).markers()),
         )
         .panel(limits);
-    let lowest = |k: usize| curves[k].iter().copied().fold(f64::INFINITY, f64::min);
+    let lowest = |k: usize| curves[k].iter().copied().least();
     let claims = Claims::new()
         .at_least("fgd.indefinite.n14", "every matrix at n = 14 has a negative eigenvalue: share", share[6], 1.0)
         .equals("fgd.indefinite.n6", "share at n = 6", share[2], 0.167, 0.02)

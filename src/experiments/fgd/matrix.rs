@@ -6,7 +6,7 @@ use super::common::ln_bayes;
 use super::recipes::{self, MATRIX, heads_name, matrix_heads};
 use crate::Result;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Figure, Frame, Heatmap, Panel};
+use crate::figure::{Axis, Claims, Extremes, Figure, Frame, Heatmap, Panel};
 
 const KERNELS: [&str; 4] = ["linear", "ReLU", "exp", "combination"];
 
@@ -67,7 +67,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     for kernel in ["linear", "ReLU", "exp"] {
         let matching = ln_loss(kernel, kernel, depth, last);
         let others = heads.iter().filter(|h| *h != kernel && !h.contains('+'));
-        let best = others.map(|h| ln_loss(kernel, h, depth, last)).fold(f64::INFINITY, f64::min);
+        let best = others.map(|h| ln_loss(kernel, h, depth, last)).least();
         claims = claims.at_least(
             format!("fgd.matrix.{kernel}"),
             format!("{kernel} labels, L = {depth}, n = {last}: the matching single head is best, next best minus it in ln loss"),
@@ -80,7 +80,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     claims = claims.at_least(
         "fgd.matrix.combination",
         format!("the combination, L = {depth}, n = {last}: two heads beat every single one, in ln loss"),
-        single.fold(f64::INFINITY, f64::min) - ln_loss("combination", pair, depth, last),
+        single.least() - ln_loss("combination", pair, depth, last),
         0.0,
     );
     let table: Vec<_> = runs.iter().map(|t| json!([t.run.name, t.ln_loss()])).collect();

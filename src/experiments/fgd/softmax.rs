@@ -5,7 +5,7 @@ use serde_json::json;
 use super::common::test_prompts;
 use super::recipes::{self, DIM, Trained};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Extremes, Figure, Line, Panel};
 use crate::linalg::Matrix;
 use crate::{Error, Result};
 
@@ -122,9 +122,9 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         let cross: f64 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
         cross / points.iter().map(|p| (p.0 - x).powi(2)).sum::<f64>()
     };
-    let worst = estimates.iter().map(|e| (slope(e) / e.beta - 1.0).abs()).fold(0.0, f64::max);
-    let explained = estimates.iter().map(|e| e.explained).fold(f64::INFINITY, f64::min);
-    let skew = estimates.iter().map(|e| e.asymmetry).fold(0.0, f64::max);
+    let worst = estimates.iter().map(|e| (slope(e) / e.beta - 1.0).abs()).greatest();
+    let explained = estimates.iter().map(|e| e.explained).least();
+    let skew = estimates.iter().map(|e| e.asymmetry).greatest();
     let claims = Claims::new()
         .at_most(
             "fgd.softmax.exponential",

@@ -8,7 +8,7 @@ use super::recipes::{self, EIGENVALUES, Trained};
 use crate::Result;
 use crate::compare::distance_to_identity;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Frame, Heatmap, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Figure, Frame, Heatmap, Line, Panel, greater};
 use crate::linalg::Matrix;
 use crate::models::KernelTransformer;
 use crate::ops::kernel_transformer::ValueBlock;
@@ -102,14 +102,16 @@ fn distances(id: &str, values: ValueBlock, settings: &Settings<'_>) -> Result<Re
         seeds = runs.len();
         let name = format!("{} attention, {} data", network.1, network.0);
         frames.push(Frame::new(&name, panels(&runs, values, ln_bayes(network.0, 14, size)?)?));
-        let (mut worst, mut worst_a, mut raw) = (0.0_f64, 0.0_f64, Vec::new());
+        // Of no network nothing is known.
+        let none = if runs.is_empty() { f64::NAN } else { 0.0 };
+        let (mut worst, mut worst_a, mut raw) = (none, none, Vec::new());
         for run in &runs {
             let model = run.last()?;
             for layer in 0..LAYERS {
-                worst = worst.max(distance_to_identity(&whitened(model, run, layer)?));
+                worst = greater(worst, distance_to_identity(&whitened(model, run, layer)?));
                 raw.push(distance_to_identity(&model.bc(layer, 0)?));
                 if values == ValueBlock::Free && layer + 1 < LAYERS {
-                    worst_a = worst_a.max(distance_to_identity(&model.a(layer, 0)?));
+                    worst_a = greater(worst_a, distance_to_identity(&model.a(layer, 0)?));
                 }
             }
         }
@@ -169,7 +171,7 @@ pub fn matrices(settings: &Settings<'_>) -> Result<Reproduction> {
             let m = whitened(run.last()?, run, layer)?;
             let mean = m.trace() / m.rows() as f64;
             for i in 0..m.rows() {
-                off = (0..m.cols()).filter(|j| *j != i).fold(off, |o, j| o.max((m[(i, j)] / mean).abs()));
+                off = (0..m.cols()).filter(|j| *j != i).fold(off, |o, j| greater(o, (m[(i, j)] / mean).abs()));
             }
         }
     }

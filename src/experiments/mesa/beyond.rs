@@ -14,7 +14,7 @@ use crate::algorithms::sequences::{
 };
 use crate::compare::Interval;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Bars, Claims, Color, Figure, Line, Panel};
+use crate::figure::{Axis, Bars, Claims, Color, Extremes, Figure, Line, Panel};
 use crate::linalg::Matrix;
 use crate::models::SequenceTransformer;
 use crate::ops::sequence_transformer::Mixer;
@@ -157,7 +157,7 @@ pub fn rules(settings: &Settings<'_>) -> Result<Reproduction> {
         ))
         .panel(tokens)
         .panel(means);
-    let best = |all: &[Vec<f64>]| all[..3].iter().map(|v| mean(v)).fold(f64::INFINITY, f64::min);
+    let best = |all: &[Vec<f64>]| all[..3].iter().map(|v| mean(v)).least();
     let claims = Claims::new()
         .at_most(
             "mesa.rules.parameters",
@@ -215,7 +215,7 @@ pub fn switch(settings: &Settings<'_>) -> Result<Reproduction> {
         ))
         .panel(layer.vline(change as f64, "W changes"))
         .panel(filter.vline(change as f64, "W changes"));
-    let best = ends[1..].iter().map(|e| e[2]).fold(f64::INFINITY, f64::min);
+    let best = ends[1..].iter().map(|e| e[2]).least();
     let claims = Claims::new()
         .at_least(
             "mesa.switch.jump",
@@ -232,7 +232,7 @@ pub fn switch(settings: &Settings<'_>) -> Result<Reproduction> {
         .at_least(
             "mesa.switch.filter",
             "… and so is recursive least squares",
-            ends[0][3] / ends[1..].iter().map(|e| e[3]).fold(f64::INFINITY, f64::min),
+            ends[0][3] / ends[1..].iter().map(|e| e[3]).least(),
             1.0,
         );
     let config = json!({
@@ -314,7 +314,7 @@ pub fn paste(settings: &Settings<'_>) -> Result<Reproduction> {
                 .bars(Bars::new("by its blocks", &layers, &pasted).color(Color::ORANGE))
                 .bars(Bars::new("removed", &layers, &removed).color(Color::RED)),
         );
-    let most = |v: &[f64]| v.iter().copied().fold(0.0, f64::max);
+    let most = |v: &[f64]| v.iter().copied().greatest();
     let claims = Claims::new()
         .at_most(
             "mesa.paste.prop1",
@@ -326,7 +326,7 @@ pub fn paste(settings: &Settings<'_>) -> Result<Reproduction> {
         .at_least(
             "mesa.paste.removed",
             "without it the network is worse (least ratio over layers)",
-            removed.iter().copied().fold(f64::INFINITY, f64::min),
+            removed.iter().copied().least(),
             1.1,
         )
         .at_most(

@@ -13,7 +13,7 @@ use crate::algorithms::sequences::{
 };
 use crate::compare::Interval;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Bars, Claims, Color, Figure, Line, Panel};
+use crate::figure::{Axis, Bars, Claims, Color, Extremes, Figure, Line, Panel};
 use crate::models::SequenceTransformer;
 use crate::tasks::Trajectories;
 use crate::{Error, Result};
@@ -279,7 +279,7 @@ pub(super) fn preconditioning_claims(
 ) -> Claims {
     let gain = |s: &super::probes::Scores| {
         let at = s.relative[0].len() - 1;
-        s.relative[1..].iter().map(|l| l[at]).fold(f64::INFINITY, f64::min) / s.relative[0][at]
+        s.relative[1..].iter().map(|l| l[at]).least() / s.relative[0][at]
     };
     let all = |s: &[super::probes::Scores]| mean(&s.iter().map(gain).collect::<Vec<_>>());
     Claims::new()
@@ -374,8 +374,7 @@ pub fn fixed(settings: &Settings<'_>) -> Result<Reproduction> {
     let lsa6 = curves(&runs, "lsa6", &test)?;
     let zero = SMALL.0 as f64 / 6.0;
     let last = scores[0].relative[0].len() - 1;
-    let gain =
-        scores[0].relative[1..].iter().map(|l| l[last]).fold(f64::INFINITY, f64::min) / scores[0].relative[0][last];
+    let gain = scores[0].relative[1..].iter().map(|l| l[last]).least() / scores[0].relative[0][last];
     let claims = Claims::new()
         .at_most(
             "mesa.fig12.lsa1",
@@ -443,7 +442,7 @@ pub fn contracting(settings: &Settings<'_>) -> Result<Reproduction> {
         .panel(probe_panel)
         .panel(all)
         .columns(3);
-    let least = means.iter().copied().fold(f64::INFINITY, f64::min);
+    let least = means.iter().copied().least();
     let claims = Claims::new()
         .at_most(
             "mesa.fig11.gd",

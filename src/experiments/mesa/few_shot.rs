@@ -16,7 +16,7 @@ use super::recipes::{self, Protocol, Run, Trained, named};
 use crate::algorithms::sequences::{FewShotPairs, InverseSeries, Pairing, SequenceLeastSquares, few_shot_losses};
 use crate::experiments::shipping::{self, Shipment};
 use crate::experiments::{Recipe, Reproduction, Settings, TrainOptions};
-use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Extremes, Figure, Line, Panel};
 use crate::models::soft_prompt::prompt_gradient;
 use crate::models::{SequenceTransformer, SoftPrompt};
 use crate::ops::sequence_transformer::Architecture;
@@ -284,7 +284,7 @@ fn figure(id: &'static str, network: &str, name: &str, settings: &Settings<'_>) 
             .line(Line::new("Prop. 2, spurious pairs too", &i, &squares[2]).color(Color::ORANGE).dashed())
     };
     // The peak of least squares would flatten all other curves.
-    let most = one.0.iter().chain(&two.0).flatten().flatten().copied().fold(0.0, f64::max);
+    let most = one.0.iter().chain(&two.0).flatten().flatten().copied().greatest();
     let axis = || Axis::linear("label loss ½‖y_{i} − f(x_{i})‖²").range(0.0, 1.6 * most);
     let figure = Figure::new(id, "Regression from pairs in context, after training on dynamics alone")
         .caption(format!(
@@ -344,7 +344,7 @@ fn figure(id: &'static str, network: &str, name: &str, settings: &Settings<'_>) 
             switched[PAIRS - 1] / switched[SWITCH],
             0.7,
         );
-    let ascent = base.iter().copied().fold(0.0, f64::max) / base[0];
+    let ascent = base.iter().copied().greatest() / base[0];
     let config = json!({
         "checkpoint": ID, "losses": { "pairs": base, "eos": eos, "prefix": prefix, "spurious": squares, "correct": one.1[1], "series": one.1[2] },
         "switched": switched, "ascent_of_pairs_alone": ascent, "switch": SWITCH,

@@ -7,7 +7,7 @@ use super::reference;
 use crate::Result;
 use crate::algorithms::sequences::{Pairing, SequenceAlgorithm, SequenceLeastSquares, SoftmaxKernel, sequence_losses};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Extremes, Figure, Line, Panel, lesser};
 use crate::tasks::{Dynamics, Trajectories};
 
 /// The ridge of the authors.
@@ -22,7 +22,7 @@ fn per_dimension(algorithm: &dyn SequenceAlgorithm, sequences: &Trajectories) ->
 fn best_kernel(most: f64, sequences: &Trajectories) -> Result<f64> {
     let mut best = f64::INFINITY;
     for k in 1..=10 {
-        best = best.min(per_dimension(&SoftmaxKernel { beta: most * f64::from(k) / 10.0 }, sequences)?);
+        best = lesser(best, per_dimension(&SoftmaxKernel { beta: most * f64::from(k) / 10.0 }, sequences)?);
     }
     Ok(best)
 }
@@ -83,8 +83,7 @@ pub fn dimension(settings: &Settings<'_>) -> Result<Reproduction> {
         )
         .panel(panel);
     let [all, dropped, kernel, _] = [0, 1, 2, 3].map(|k| means(&curves[k]));
-    let gap =
-        |ours: &[f64], theirs: &[f64]| ours.iter().zip(theirs).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
+    let gap = |ours: &[f64], theirs: &[f64]| ours.iter().zip(theirs).map(|(a, b)| (a / b - 1.0).abs()).greatest();
     let claims = Claims::new()
         .at_most(
             "mesa.fig5b.lsq",

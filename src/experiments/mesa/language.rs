@@ -13,7 +13,7 @@ use super::one_layer::mean;
 use super::recipes::{MESA, SEEDS};
 use crate::experiments::shipping::{self, Shipment};
 use crate::experiments::{Recipe, Reproduction, Settings, TrainOptions};
-use crate::figure::{Axis, Bars, Claims, Color, Figure, Heatmap, Line, Panel};
+use crate::figure::{Axis, Bars, Claims, Color, Extremes, Figure, Heatmap, Line, Panel, lesser};
 use crate::models::SequenceTransformer;
 use crate::ops::sequence_transformer::{Architecture, Layer, Mixer};
 use crate::rng;
@@ -252,12 +252,12 @@ fn curves(all: &[Language], network: &str, pieces: &Windows) -> Result<Vec<Vec<f
     all.iter().filter(|l| l.network == network).map(|l| pieces.losses(&l.model.predict(&inputs)?)).collect()
 }
 
-/// The mean loss around position `at`, counted from 1.
+/// The mean loss around position `at`, counted from 1; NaN beyond the end.
 fn around(curve: &[f64], at: usize) -> f64 {
-    mean(&curve[at - 1 - AROUND..at + AROUND])
+    curve.get(at - 1 - AROUND..at + AROUND).map_or(f64::NAN, mean)
 }
 
-/// The ICL score: the loss around position 100 less that around position 10.
+/// The ICL score: the loss around position 100 less that around position 10; NaN for a curve that ends before.
 pub fn icl_score(curve: &[f64]) -> f64 {
     around(curve, LATE) - around(curve, EARLY)
 }
@@ -292,8 +292,8 @@ fn compared(
         let each: [Vec<f64>; 2] =
             [curves.iter().map(|c| mean(c).exp()).collect(), curves.iter().map(|c| icl_score(c)).collect()];
         for (k, values) in each.iter().enumerate() {
-            low[k].push(values.iter().copied().fold(f64::INFINITY, f64::min));
-            high[k].push(values.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+            low[k].push(values.iter().copied().least());
+            high[k].push(values.iter().copied().greatest());
         }
         summaries.push(summary(&curves));
     }
@@ -416,7 +416,7 @@ pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
         for (k, language) in all.iter().filter(|l| l.network == network).enumerate() {
             let maps = language.model.attention(&inputs, 0)?;
             let before = |m: &[f64]| mean(&(1..TOKENS).map(|t| m[t * TOKENS + t - 1]).collect::<Vec<_>>());
-            least = least.min(maps.iter().map(|(m, _)| before(m)).fold(0.0, f64::max));
+            least = lesser(least, maps.iter().map(|(m, _)| before(m)).greatest());
             for (h, (m, _)) in maps.iter().enumerate().filter(|_| k == 0) {
                 let part = m.chunks(TOKENS).take(MAP).flat_map(|row| row[..MAP].iter().copied());
                 let heatmap = Heatmap::new(MAP, MAP, part).range(0.0, 1.0);

@@ -13,7 +13,7 @@ use super::recipes::{self, Protocol, Run, Trained};
 use super::{reference, weights};
 use crate::experiments::shipping::{self, Shipment};
 use crate::experiments::{Recipe, Reproduction, Settings, TrainOptions};
-use crate::figure::{Axis, Claims, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Extremes, Figure, Line, Panel};
 use crate::linalg::Matrix;
 use crate::models::SequenceTransformer;
 use crate::ops::sequence_transformer::{Architecture, LaneBatch, Layer, Mixer};
@@ -278,8 +278,8 @@ pub fn dimension(settings: &Settings<'_>) -> Result<Reproduction> {
         ))
         .panel(panel.hline(1.0, "unchanged"));
     let later = |k: usize| mean(&ratios[1..].iter().map(|r| r[k]).collect::<Vec<_>>());
-    let margin = |k: usize| ratios[0][k] / ratios[1..].iter().map(|r| r[k]).fold(0.0, f64::max);
-    let least = |values: Vec<f64>| values.into_iter().fold(f64::INFINITY, f64::min);
+    let margin = |k: usize| ratios[0][k] / ratios[1..].iter().map(|r| r[k]).greatest();
+    let least = |values: Vec<f64>| values.into_iter().least();
     let ends = DIMS.len() - 1;
     let claims = Claims::new()
         .at_least(

@@ -11,7 +11,7 @@ use super::recipes::{self, Trained};
 use super::stacks::{self, bound_line};
 use crate::algorithms::sequences::{InverseSeries, Pairing, SequenceLeastSquares, sequence_losses};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Extremes, Figure, Line, Panel};
 use crate::tasks::Trajectories;
 use crate::tasks::dynamics::features;
 use crate::{Error, Result};
@@ -200,7 +200,7 @@ pub fn feature_probes(settings: &Settings<'_>) -> Result<Reproduction> {
             panel = panel.line(line);
         }
         figure = figure.panel(panel);
-        let older = scores[1][2..].iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let older = scores[1][2..].iter().copied().greatest();
         claims = claims
             .at_least(
                 format!("mesa.fig2b.{network}-now"),

@@ -8,7 +8,7 @@ use super::weights::{block_fraction, compressed, halfway, map, mean_diagonal, pr
 use crate::algorithms::sequences::{SequenceGradient, sequence_losses};
 use crate::compare::Interval;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Heatmap, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Extremes, Figure, Heatmap, Line, Panel};
 use crate::models::SequenceTransformer;
 use crate::tasks::{Dynamics, Trajectories};
 use crate::{Error, Result};
@@ -60,7 +60,7 @@ pub fn weights(settings: &Settings<'_>) -> Result<Reproduction> {
             .panel(product_panel(&format!("W_{{K}}ᵀW_{{Q}}, head {}", h + 1), kq, 0.2))
             .panel(product_panel(&format!("P W_{{V}}, head {}", h + 1), pv, 0.2));
     }
-    let worst = fractions.iter().copied().fold(f64::INFINITY, f64::min);
+    let worst = fractions.iter().copied().least();
     let rate = mean(&rates);
     let claims = Claims::new()
         .at_most(
@@ -190,7 +190,7 @@ pub fn tokens(settings: &Settings<'_>) -> Result<Reproduction> {
             gradient.rate
         ))
         .panel(panel);
-    let worst = ours.iter().zip(&gd).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
+    let worst = ours.iter().zip(&gd).map(|(a, b)| (a / b - 1.0).abs()).greatest();
     let least = (0..ours.len()).min_by(|i, j| ours[*i].total_cmp(&ours[*j])).unwrap_or(0);
     let claims = Claims::new()
         .at_most("mesa.fig4c.same", "LSA-1 and one step of GD agree at every token (worst relative gap)", worst, 0.05)

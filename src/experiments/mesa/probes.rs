@@ -41,7 +41,7 @@ const RIDGE: f64 = 1e-6;
 /// Fits on the first half of `sequences` and scores on the second, at the tokens `at` (from 0).
 ///
 /// # Errors
-/// [`crate::Error::Shape`] for sequences of another dimension.
+/// [`crate::Error::Shape`] for sequences of another dimension; [`crate::Error::Invalid`] for a token that they do not have.
 pub fn probe(
     model: &SequenceTransformer,
     run: &Trained,
@@ -51,6 +51,9 @@ pub fn probe(
 ) -> Result<Scores> {
     let streams = model.residuals(&run.tokens(sequences)?)?;
     let (batch, tokens) = (sequences.len(), sequences.tokens());
+    if let Some(beyond) = at.iter().find(|t| **t >= tokens) {
+        return Err(crate::Error::invalid("token", *beyond, format!("one of 0 to {}", tokens.saturating_sub(1))));
+    }
     let width = model.architecture().width;
     let of_token = |t: usize| -> Result<Vec<(f64, f64)>> {
         let mut targets: Vec<Vec<f64>> = (0..batch).map(|i| value(sequences, i, t, target)).collect();

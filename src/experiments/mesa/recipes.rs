@@ -177,9 +177,10 @@ pub const MESA: Mixer = Mixer::Mesa { forget: 1.0 };
 /// mesa layers).
 ///
 /// # Errors
-/// [`Error::Unknown`] for another name; as [`stack`].
+/// [`Error::Unknown`] for another name; [`Error::Invalid`] for no layers; as [`stack`].
 pub fn named(scale: (usize, usize), name: &str, layers: usize) -> Result<Protocol> {
     match name {
+        "tf" if layers == 0 => Err(Error::invalid("layers of softmax", 0, "at least 1")),
         "tf" => stack(scale, Mixer::Softmax, &vec![Mixer::Softmax; layers - 1]),
         "hybrid" => Ok(Protocol { rate: 1e-3, ..stack(scale, Mixer::Softmax, &[MESA])? }),
         "mesa2" => Ok(Protocol { rate: 1e-3, ..stack(scale, MESA, &[MESA])? }),

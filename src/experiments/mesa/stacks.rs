@@ -10,7 +10,7 @@ use super::recipes::{self, SENSITIVITIES, SMALL, Trained};
 use super::weights::products;
 use crate::algorithms::sequences::{InverseSeries, Pairing, SequenceLeastSquares, orthogonal_floor, sequence_losses};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Heatmap, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Extremes, Figure, Heatmap, Line, Panel, lesser};
 use crate::linalg::Matrix;
 use crate::models::SequenceTransformer;
 use crate::{Error, Result};
@@ -98,9 +98,9 @@ pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
             let maps = run.model.attention(&run.tokens(&sequences)?, 0)?;
             let n = sequences.tokens();
             let band = |m: &[f64], back: usize| mean(&(back..n).map(|t| m[t * n + t - back]).collect::<Vec<_>>());
-            let most = |back: usize| maps.iter().map(|(m, _)| band(m, back)).fold(0.0, f64::max);
-            own = own.min(most(0));
-            before = before.min(most(1));
+            let most = |back: usize| maps.iter().map(|(m, _)| band(m, back)).greatest();
+            own = lesser(own, most(0));
+            before = lesser(before, most(1));
             spread = maps.iter().fold(spread, |s, (_, sd)| s.max(mean(sd)));
             if k == 0 {
                 for (h, (m, _)) in maps.iter().enumerate() {
@@ -139,7 +139,7 @@ pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
 fn diagonal(model: &SequenceTransformer) -> Result<Vec<f64>> {
     let width = model.architecture().width as f64;
     let share = |m: &Matrix| m.trace().abs() / (m.norm() * width.sqrt());
-    let of_layer = |heads: Vec<[Matrix; 2]>| heads.iter().flatten().map(share).fold(0.0, f64::max);
+    let of_layer = |heads: Vec<[Matrix; 2]>| heads.iter().flatten().map(share).greatest();
     Ok(products(model)?.into_iter().map(of_layer).collect())
 }
 
@@ -167,7 +167,7 @@ pub fn weights(settings: &Settings<'_>) -> Result<Reproduction> {
         trained.push(diagonal(&run.model)?);
         control.push(diagonal(&start)?);
     }
-    let most = |v: &Vec<f64>| v.iter().copied().fold(0.0, f64::max);
+    let most = |v: &Vec<f64>| v.iter().copied().greatest();
     let figure = figure.caption(format!(
         "Products of two heads of layers 1, 2 and 4 of five softmax layers, n = 5, T = 25, width 20, one seed of {}; every map has its own \
          range. Channels are those of the embedding. |tr M| / (‖M‖_{{F}} √20) of its best head, layer by layer: {}; at its random weights at \

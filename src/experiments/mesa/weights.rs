@@ -26,7 +26,12 @@ pub fn mean_diagonal(m: &Matrix, n: usize, i: usize, j: usize) -> f64 {
 
 /// Every n x n block replaced by its mean diagonal times the identity: what is left of a head in CompressedAlg-d, 16 + 16
 /// numbers for tokens of four channels (the paper counts 16).
+///
+/// # Panics
+/// Unless `m` is made of such blocks.
 pub fn compressed(m: &Matrix, n: usize) -> Matrix {
+    let fits = |side: usize| n > 0 && side.is_multiple_of(n);
+    assert!(fits(m.rows()) && fits(m.cols()), "{} x {} is not made of blocks of {n}", m.rows(), m.cols());
     let means = |i: usize, j: usize| if i % n == j % n { mean_diagonal(m, n, i / n, j / n) } else { 0.0 };
     Matrix::from_fn(m.rows(), m.cols(), means)
 }

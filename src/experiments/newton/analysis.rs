@@ -110,8 +110,15 @@ pub fn query_prompts(network: &Trained, settings: &Settings<'_>) -> Result<Promp
 /// The first n examples of every prompt, and example n + 1 as the query.
 ///
 /// # Errors
-/// As [`Prompts::from_data`].
+/// [`Error::Invalid`] for more examples than there are; as [`Prompts::from_data`].
 pub fn cut(prompts: &Prompts, n: usize) -> Result<Prompts> {
+    if n > prompts.context() {
+        return Err(crate::Error::invalid(
+            "examples that are left",
+            n,
+            format!("at most the prompts' {}", prompts.context()),
+        ));
+    }
     let (batch, d) = (prompts.len(), prompts.dim());
     let x = (0..batch).flat_map(|i| &prompts.x(i)[..(n + 1) * d]).copied().collect();
     let y = (0..batch).flat_map(|i| &prompts.y(i)[..=n]).copied().collect();

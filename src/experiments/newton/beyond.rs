@@ -12,7 +12,7 @@ use crate::algorithms::{
 };
 use crate::compare::{LinearFit, Measure, Similarity};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Frame, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Extremes, Figure, Frame, Line, Panel, greater, lesser};
 use crate::linalg::{Matrix, dot};
 use crate::models::constructions::{Averaging, NewtonConstruction, Signs};
 use crate::tasks::{Covariance, LinearRegression, Prompts, WeightPrior};
@@ -49,7 +49,7 @@ pub fn theorem(settings: &Settings<'_>) -> Result<Reproduction> {
             let weights = if compact { weights.compact(Averaging::Full)? } else { weights.layered()? };
             let (x, y) = (prompts.x(i), prompts.y(i));
             let gap = (weights.predict(&x[..n * d], &y[..n], &x[n * d..])? - expected).abs();
-            largest = largest.max(if gap.is_nan() { f64::INFINITY } else { gap });
+            largest = greater(largest, gap);
         }
         Ok(largest)
     };
@@ -68,7 +68,7 @@ pub fn theorem(settings: &Settings<'_>) -> Result<Reproduction> {
     let alpha = 1e-3;
     let mse = |n: usize, averaging: Averaging, k: usize| -> Result<f64> {
         let batch = if settings.quick { 4 } else { 32 };
-        let prompts = task(n)?.sample(batch, settings.seed + 1)?;
+        let prompts = task(n)?.sample(batch, settings.seed.wrapping_add(1))?;
         let alpha = if averaging == Averaging::Full { alpha / (n * n) as f64 } else { alpha };
         let weights =
             NewtonConstruction { dim: d, examples: n, steps: k, alpha, signs: Signs::Corrected }.compact(averaging)?;
@@ -96,7 +96,7 @@ pub fn theorem(settings: &Settings<'_>) -> Result<Reproduction> {
         .columns(2)
         .panel(exact)
         .panel(variant);
-    let largest = |v: &[f64]| v.iter().copied().fold(0.0_f64, f64::max);
+    let largest = |v: &[f64]| v.iter().copied().greatest();
     let at = |k: usize| ks.iter().position(|v| *v == k).unwrap_or(0);
     let claims = Claims::new()
         .at_most("newton.theorem.compact", "compact weights, k = 0 … 12: largest error", largest(&compact), 1e-12)
@@ -230,7 +230,8 @@ pub fn alpha(settings: &Settings<'_>) -> Result<Reproduction> {
     let shift = [(2, 3), (1, 2)]
         .iter()
         .flat_map(|(half, whole)| (6..=12).map(|k| errors[*half][k + 1] / errors[*whole][k]))
-        .fold(0.0_f64, |w, ratio| w.max((ratio - 1.0).abs()));
+        .map(|ratio| (ratio - 1.0).abs())
+        .greatest();
     let last = steps.len() - 1;
     let claims = Claims::new()
         .at_most(
@@ -350,9 +351,9 @@ pub fn query_linearity(settings: &Settings<'_>) -> Result<Reproduction> {
             let y: Vec<f64> = kept.iter().map(|k| slopes[*k]).collect();
             LinearFit::of(&x, &y).r_squared
         };
-        inside = inside.min(share(&|c| c.abs() <= 1.0));
+        inside = lesser(inside, share(&|c| c.abs() <= 1.0));
         let end = slopes.last().copied().unwrap_or(f64::NAN) / 3.0;
-        outside = outside.min(end);
+        outside = lesser(outside, end);
         curves.push(slopes);
     }
     if curves.is_empty() {

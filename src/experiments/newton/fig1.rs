@@ -5,7 +5,7 @@ use serde_json::json;
 use super::recipes;
 use crate::Result;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Figure, Heatmap, Panel};
+use crate::figure::{Axis, Claims, Extremes, Figure, Heatmap, Panel};
 
 /// Draws the tokens of one prompt and checks their layout.
 ///
@@ -31,17 +31,12 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         ))
         .panel(panel);
     let labels = tokens.chunks(d).skip(1).step_by(2);
-    let outside = labels.clone().flat_map(|y| &y[1..]).fold(0.0_f32, |w, v| w.max(v.abs()));
-    let gap = labels.zip(prompts.y(0)).fold(0.0_f64, |w, (token, y)| w.max((f64::from(token[0]) - y).abs()));
+    let outside = labels.clone().flat_map(|y| &y[1..]).map(|v| f64::from(v.abs())).greatest();
+    let gap = labels.zip(prompts.y(0)).map(|(token, y)| (f64::from(token[0]) - y).abs()).greatest();
     let claims = Claims::new()
         .equals("newton.fig1.tokens", "tokens: 2 (n + 1)", sequence.length() as f64, (2 * (n + 1)) as f64, 0.0)
         .equals("newton.fig1.entries", "entries of a token: d", sequence.inputs() as f64, d as f64, 0.0)
-        .at_most(
-            "newton.fig1.padding",
-            "largest entry of a label's token off the first coordinate",
-            outside.into(),
-            0.0,
-        )
+        .at_most("newton.fig1.padding", "largest entry of a label's token off the first coordinate", outside, 0.0)
         .at_most("newton.fig1.label", "first coordinate minus label, largest (single precision)", gap, 1e-5)
         .equals("newton.fig1.every", "tokens from one prediction to the next", sequence.every() as f64, 2.0, 0.0);
     Ok(Reproduction { figure, claims, config: json!({ "d": d, "n": n }) })

@@ -7,7 +7,7 @@ use super::paper_scale::{self, CONTEXT, DIM};
 use crate::Result;
 use crate::algorithms::{Algorithm, GradientDescent};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Extremes, Figure, Line, Panel, greater, lesser};
 
 /// Numbers of examples in the paper's panels.
 const EXAMPLES: [usize; 8] = [5, 10, 15, 20, 22, 25, 30, 35];
@@ -45,19 +45,19 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         .at_least(
             "newton.fig2a.fall",
             "transformer, 2d examples: error of the first useful layer over the last one's (worst seed)",
-            worst(&fall, f64::min)?,
+            worst(&fall, lesser)?,
             10.0,
         )
         .at_least(
             "newton.fig2a.superlinear",
             "… consecutive layers at which log error falls faster than before, longest run (worst seed)",
-            worst(&|l| Ok(accelerating(&l.errors.iter().map(|e| e[at(l)]).collect::<Vec<_>>()) as f64), f64::min)?,
+            worst(&|l| Ok(accelerating(&l.errors.iter().map(|e| e[at(l)]).collect::<Vec<_>>()) as f64), lesser)?,
             3.0,
         )
         .at_most(
             "newton.fig2a.last",
             "… error of the last layer over d (worst seed)",
-            worst(&|l| Ok(l.errors[l.count() - 1][at(l)]), f64::max)?,
+            worst(&|l| Ok(l.errors[l.count() - 1][at(l)]), greater)?,
             1e-2,
         );
     let claims = paper_claims(claims, settings)?;
@@ -137,7 +137,7 @@ fn paper_claims(claims: Claims, settings: &Settings<'_>) -> Result<Claims> {
         // By quarters: single early steps wiggle, since at c = 2 the top directions overshoot.
         let quarter = (logs.len() - 1) / 4;
         let falls: Vec<f64> = (0..4).map(|q| logs[q * quarter] - logs[(q + 1) * quarter]).collect();
-        let gain = falls.windows(2).map(|w| w[1] / w[0]).fold(f64::INFINITY, f64::min);
+        let gain = falls.windows(2).map(|w| w[1] / w[0]).least();
         claims = claims.at_least(
             format!("newton.fig2b.superlinear{t}"),
             format!("Newton, {t} examples: fall of log error in a quarter of the steps over that in the quarter before, least"),

@@ -8,7 +8,7 @@ use super::{paper_scale, recipes};
 use crate::Result;
 use crate::algorithms::{LeastSquares, Predictions};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Extremes, Figure, Line, Panel};
 
 /// Draws the figure and checks its claims.
 ///
@@ -44,13 +44,13 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         .at_most(
             "newton.fig6.wide",
             "t > d: mean excess over least squares, the larger of the two wide networks'",
-            wide.iter().copied().fold(f64::MIN, f64::max),
+            wide.iter().copied().greatest(),
             0.1,
         )
         .at_least(
             "newton.fig6.narrow",
             "… the smaller of the two narrow networks'",
-            narrow.iter().copied().fold(f64::MAX, f64::min),
+            narrow.iter().copied().least(),
             0.2,
         );
     Ok(Reproduction { figure, claims, config: json!({ "checkpoint": "newton-s-width", "excess": excess }) })

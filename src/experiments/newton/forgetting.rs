@@ -10,7 +10,7 @@ use super::{paper_scale, recipes::Network};
 use crate::algorithms::{Algorithm, Examples, OnlineGradientDescent, Predictions};
 use crate::compare::spearman;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Figure, Line, Panel, Scatter};
+use crate::figure::{Axis, Claims, Extremes, Figure, Line, Panel, Scatter};
 use crate::linalg::dot;
 use crate::tasks::Prompts;
 use crate::{Error, Result};
@@ -121,8 +121,8 @@ pub fn fig5(settings: &Settings<'_>) -> Result<Reproduction> {
         .panel(draw("d = 20: asked again".to_owned(), gap_name, &paper_again));
 
     let at = |v: &[f64]| [10, 20, 30, 40].map(|t| v[t]);
-    let largest = |v: &[f64]| v.iter().copied().fold(f64::MIN, f64::max);
-    let ratio = |v: &[f64]| largest(v) / v.iter().copied().fold(f64::MAX, f64::min);
+    let largest = |v: &[f64]| v.iter().copied().greatest();
+    let ratio = |v: &[f64]| largest(v) / v.iter().copied().least();
     let falls = large_seen.1.windows(2).filter(|w| w[1] < w[0]).count();
     let [(.., tf), (.., rnn), (.., five), _] = &curves;
     let [(.., tf_again), (.., rnn_again), ..] = &again;
@@ -198,15 +198,15 @@ pub fn fig7(settings: &Settings<'_>) -> Result<Reproduction> {
         .panel(steps)
         .panel(layers(axes("(c) LSTM"), lstm));
     let n = transformer.prompts.context();
-    let rise = newton.windows(2).flat_map(|w| w[0].iter().zip(&w[1]).map(|(a, b)| b - a)).fold(f64::MIN, f64::max);
+    let rise = newton.windows(2).flat_map(|w| w[0].iter().zip(&w[1]).map(|(a, b)| b - a)).greatest();
     let end = |l: &Layers| l.errors.iter().map(|e| e[n]).collect::<Vec<f64>>();
     let of_lstm = end(lstm);
-    let spread = of_lstm.iter().copied().fold(f64::MIN, f64::max) / of_lstm.iter().copied().fold(f64::MAX, f64::min);
+    let spread = of_lstm.iter().copied().greatest() / of_lstm.iter().copied().least();
     let claims = Claims::new()
         .at_least(
             "newton.fig7a.layers",
             "transformer, 2d examples: first layer's error over the last one's (least over seeds)",
-            transformers.iter().map(|l| end(l)[0] / end(l)[l.count() - 1]).fold(f64::MAX, f64::min),
+            transformers.iter().map(|l| end(l)[0] / end(l)[l.count() - 1]).least(),
             3.0,
         )
         .at_most("newton.fig7b.monotone", "Newton: largest rise of error from one curve to the next", rise, 0.005)

@@ -9,7 +9,7 @@ use crate::Result;
 use crate::algorithms::Algorithm;
 use crate::compare::{Measure, Similarity, similarity_at};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Claims, Figure, Frame, Panel};
+use crate::figure::{Claims, Extremes, Figure, Frame, Panel};
 
 /// The networks of a figure and what is claimed of them.
 #[derive(Clone, Copy, Debug)]
@@ -267,7 +267,7 @@ pub fn fig8(settings: &Settings<'_>) -> Result<Reproduction> {
     let trend = &newton.trends[0];
     let moved = (trend.span.0..=trend.span.1)
         .map(|l| newton.steps[trend.best[l].row].abs_diff(by_distance[l]) as f64)
-        .fold(0.0, f64::max);
+        .greatest();
     config["best_by_relative_distance"] = json!(by_distance);
     let bounds = Bounds { slope: (1.5, 5.0), r_squared: 0.95, similarity: Some((0.88, 0.97)) };
     claims.extend(trend_claims("newton.fig8.newton", "Newton", &newton.trends, bounds));

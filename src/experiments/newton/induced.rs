@@ -9,7 +9,7 @@ use super::recipes;
 use crate::algorithms::{Algorithm, LeastSquares, Run, weights};
 use crate::compare::{Measure, Similarity};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Extremes, Figure, Line, Panel, greater, lesser};
 use crate::linalg::dot;
 use crate::tasks::Prompts;
 use crate::{Error, Result};
@@ -100,10 +100,10 @@ fn maps(id: &str, title: &str, checkpoint: &str, settings: &Settings<'_>) -> Res
         let trend = Trend::of(&induced.layers, simw, &newton, false, settings.seed)?;
         let sime = induced.layers.similarity(&induced.rivals.newton, &newton)?.best(0, settings.seed);
         let best = |layer: usize| trend.best[layer];
-        initial = initial.max((0..newton.len()).fold(0.0_f64, |w, r| w.max(simw.mean(r, 0).abs())));
-        last = last.min(best(trend.best.len() - 1).value);
+        initial = greater(initial, (0..newton.len()).map(|r| simw.mean(r, 0).abs()).greatest());
+        last = lesser(last, best(trend.best.len() - 1).value);
         for (layer, match_) in sime.iter().enumerate().take(trend.span.1 + 1).skip(trend.span.0) {
-            apart = apart.max(best(layer).row.abs_diff(match_.row) as f64);
+            apart = greater(apart, best(layer).row.abs_diff(match_.row) as f64);
         }
         trends.push((format!("seed {}", &induced.layers.name[1..]), trend));
     }
@@ -194,7 +194,7 @@ pub fn fig13(settings: &Settings<'_>) -> Result<Reproduction> {
     for i in &all {
         let [by_newton, by_descent, _] = errors(i)?;
         let (start, _) = i.layers.span()?;
-        behind = (start..by_newton.len()).fold(behind, |w, l| w.max(by_descent[l] - by_newton[l]));
+        behind = (start..by_newton.len()).fold(behind, |w, l| greater(w, by_descent[l] - by_newton[l]));
     }
     let shown_errors = errors(shown)?;
     let figure = Figure::new("newton.fig13", "Which algorithm the layers resemble")
@@ -253,9 +253,9 @@ pub fn fig14(settings: &Settings<'_>) -> Result<Reproduction> {
     let (mut least, mut dip) = (1.0_f64, f64::MAX);
     for i in &all {
         let [by_newton, _, by_solution] = curves(i, i.layers.count() - 1)?;
-        least = by_solution[1..].iter().fold(least, |w, c| w.min(*c));
+        least = by_solution[1..].iter().fold(least, |w, c| lesser(w, *c));
         let at = i.prompts.dim() - 1;
-        dip = dip.min(by_newton[at] - by_solution[at]);
+        dip = lesser(dip, by_newton[at] - by_solution[at]);
     }
     let claims = Claims::new()
         .at_least("newton.fig14.last", "last layer, t ≥ 2: least cosine with least squares (worst seed)", least, 0.95)
@@ -283,7 +283,7 @@ pub fn fig27(settings: &Settings<'_>) -> Result<Reproduction> {
     for i in &all {
         let last = i.layers.count() - 1;
         let (outside, norm) = outside_span(&i.weights[last], &i.prompts)?;
-        worst = (0..d - 1).fold(worst, |w, t| w.max(outside[t] / norm[t]));
+        worst = (0..d - 1).fold(worst, |w, t| greater(w, outside[t] / norm[t]));
         curves.push(outside);
     }
     let solved = shown.run(&LeastSquares::default(), &[0])?;

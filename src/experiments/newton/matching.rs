@@ -7,7 +7,7 @@ use super::recipes::{self, Task, Trained};
 use crate::algorithms::{Algorithm, GradientDescent, IterativeNewton, LeastSquares, Predictions, Run, predictions};
 use crate::compare::{BestMatch, LinearFit, Measure, Similarity};
 use crate::experiments::Settings;
-use crate::figure::{Axis, Claims, Color, Heatmap, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Heatmap, Line, Panel, greater, lesser};
 use crate::tasks::Prompts;
 use crate::{Error, Result};
 
@@ -225,7 +225,7 @@ impl Trend {
 
     /// The least similarity at a best step over the span.
     pub fn least_similarity(&self) -> f64 {
-        self.best[self.span.0..=self.span.1].iter().fold(1.0, |w, b| w.min(b.value))
+        self.best[self.span.0..=self.span.1].iter().fold(1.0, |w, b| lesser(w, b.value))
     }
 
     /// The similarity of the last layer at its best step.
@@ -282,33 +282,33 @@ pub fn trend_claims(id: &str, algorithm: &str, trends: &[Trend], bounds: Bounds)
     let claims = Claims::new().at_least(
         format!("{id}.linear"),
         format!("{algorithm}: the trend over the layers is linear (R²)"),
-        over(&|t| t.fit.r_squared, f64::min),
+        over(&|t| t.fit.r_squared, lesser),
         bounds.r_squared,
     );
     let statement = format!("{algorithm}: steps (or doublings) a layer");
     let claims = if high.is_finite() {
         claims.within(format!("{id}.slope"), statement, extreme.unwrap_or(f64::NAN), low, high)
     } else {
-        claims.at_least(format!("{id}.slope"), statement, over(&slope, f64::min), low)
+        claims.at_least(format!("{id}.slope"), statement, over(&slope, lesser), low)
     };
     let Some((inside, last)) = bounds.similarity else { return claims };
     claims
         .at_most(
             format!("{id}.increase"),
             format!("{algorithm}: layers of the span at which the best step does not increase"),
-            over(&|t| t.stalls as f64, f64::max),
+            over(&|t| t.stalls as f64, greater),
             1.0,
         )
         .at_least(
             format!("{id}.similarity"),
             format!("{algorithm}: least similarity at a best step within the span"),
-            over(&Trend::least_similarity, f64::min),
+            over(&Trend::least_similarity, lesser),
             inside,
         )
         .at_least(
             format!("{id}.last"),
             format!("{algorithm}: similarity of the last layer at its best step"),
-            over(&Trend::last_similarity, f64::min),
+            over(&Trend::last_similarity, lesser),
             last,
         )
 }

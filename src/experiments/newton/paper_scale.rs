@@ -8,6 +8,7 @@ use crate::algorithms::{
 };
 use crate::compare::{Measure, Similarity};
 use crate::experiments::Settings;
+use crate::figure::Extremes;
 use crate::linalg::{Matrix, dot};
 use crate::rng::{Rng, stream};
 use crate::tasks::{Covariance, IllConditioned, LinearRegression, Prompts, WeightPrior};
@@ -163,10 +164,10 @@ pub fn with_least_squares(ridge: f64, algorithm: &dyn Algorithm, at: &[usize], p
 
 /// The largest |measured − expected|.
 pub fn largest_gap(measured: &[f64], expected: &[f64]) -> f64 {
-    measured.iter().zip(expected).fold(0.0, |w, (m, e)| w.max((m - e).abs()))
+    measured.iter().zip(expected).map(|(m, e)| (m - e).abs()).greatest()
 }
 
 /// The largest |measured / expected − 1|.
 pub fn largest_ratio(measured: &[f64], expected: &[f64]) -> f64 {
-    measured.iter().zip(expected).fold(0.0, |w, (m, e)| w.max((m / e - 1.0).abs()))
+    measured.iter().zip(expected).map(|(m, e)| (m / e - 1.0).abs()).greatest()
 }

@@ -8,7 +8,7 @@ use super::paper_scale;
 use crate::Result;
 use crate::algorithms::{Bfgs, ConjugateGradient, Lbfgs};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Figure, Line, Panel, lesser};
 
 /// SimE of SciPy-like BFGS with least squares at k = 1, 3, 5, 7, 9, 11 (newton.md section 7.2).
 const BFGS: [f64; 6] = [0.57, 0.74, 0.81, 0.87, 0.91, 0.94];
@@ -118,7 +118,7 @@ pub fn fig12(settings: &Settings<'_>) -> Result<Reproduction> {
         .panel(panel);
     let at = |ks: [usize; 5]| ks.map(|k| exact[k - 1]);
     let lag = exact[19] - PRINTED_CG[4];
-    let least = by_cg.trends.iter().fold(1.0_f64, |w, t| w.min(t.fit.r_squared));
+    let least = by_cg.trends.iter().fold(1.0_f64, |w, t| lesser(w, t.fit.r_squared));
     let claims = Claims::new()
         .at_most(
             "newton.fig12.exact",

@@ -4,6 +4,7 @@ use super::distances::mean_diagonal;
 use super::recipes::Trained;
 use crate::Result;
 use crate::algorithms::{GdPlusPlus, SpectralMeasure};
+use crate::figure::Extremes;
 
 /// A trained network's coefficients: minus the mean diagonals of the whitened A_l, and those of B_l but the last.
 ///
@@ -40,7 +41,7 @@ pub fn optimum(layers: usize, n: usize, seed: u64) -> Result<f64> {
 pub fn nearest<'a>(found: &GdPlusPlus, minima: &'a [(GdPlusPlus, f64)]) -> Option<(usize, &'a GdPlusPlus, f64)> {
     let distance = |m: &GdPlusPlus| {
         let theirs = m.a.iter().chain(&m.b);
-        found.a.iter().chain(&found.b).zip(theirs).fold(0.0_f64, |w, (u, v)| w.max((u / v - 1.0).abs()))
+        found.a.iter().chain(&found.b).zip(theirs).map(|(u, v)| (u / v - 1.0).abs()).greatest()
     };
     let candidates = minima.iter().enumerate().map(|(i, (m, _))| (i, m, distance(m)));
     candidates.min_by(|u, v| u.2.total_cmp(&v.2))

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::algorithms::KernelPolynomial;
 use crate::compare::{Interval, distance_to_identity};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Claims, Figure};
+use crate::figure::{Claims, Figure, greater};
 
 /// Trains or loads the networks, draws the figure and checks its claims.
 ///
@@ -39,7 +39,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         tests.push(run.test.last().copied().unwrap_or(f64::NAN).ln());
         exact.push(exact_loss(model, run.task.covariance(), &engine)?);
         for layer in 0..3 {
-            blue = blue.max(distance_to_identity(&model.whitened_a(layer, run.task.covariance())?));
+            blue = greater(blue, distance_to_identity(&model.whitened_a(layer, run.task.covariance())?));
             let red = distance_to_identity(&model.a(layer)?);
             (red_low, red_high) = (red_low.min(red), red_high.max(red));
         }

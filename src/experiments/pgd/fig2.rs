@@ -6,7 +6,7 @@ use super::distances::{mean_diagonal, whitened_panels};
 use super::recipes;
 use crate::algorithms::KernelPolynomial;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Claims, Figure};
+use crate::figure::{Claims, Figure, greater};
 use crate::{Error, Result};
 
 /// Loads or trains the networks, draws seed 0's matrices over training and compares all seeds' with the optimum.
@@ -37,11 +37,11 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
             let m = run.last()?.whitened_a(layer, run.task.covariance())?;
             steps.push(-mean_diagonal(&m));
             for i in 0..5 {
-                off = (0..5).filter(|j| *j != i).fold(off, |o, j| o.max(m[(i, j)].abs()));
+                off = (0..5).filter(|j| *j != i).fold(off, |o, j| greater(o, m[(i, j)].abs()));
             }
         }
         steps.sort_by(f64::total_cmp);
-        worst = steps.iter().zip(&optimum.steps).fold(worst, |w, (a, b)| w.max((a / b - 1.0).abs()));
+        worst = steps.iter().zip(&optimum.steps).fold(worst, |w, (a, b)| greater(w, (a / b - 1.0).abs()));
         found.push(steps);
     }
     let claims = Claims::new()

@@ -9,7 +9,7 @@ use crate::Result;
 use crate::algorithms::KernelPolynomial;
 use crate::compare::{Interval, distance_to_identity};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Figure, Panel};
+use crate::figure::{Axis, Claims, Figure, Panel, greater};
 use crate::models::LinearTransformer;
 
 /// Trains or loads the networks, draws the figure and checks its claims.
@@ -52,15 +52,16 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         tests.push(run.test.last().copied().unwrap_or(f64::NAN).ln());
         exact.push(exact_loss(model, run.task.covariance(), &engine)?.ln());
         for layer in 0..3 {
-            distance_a = distance_a.max(distance_to_identity(&model.whitened_a(layer, run.task.covariance())?));
+            distance_a = greater(distance_a, distance_to_identity(&model.whitened_a(layer, run.task.covariance())?));
         }
         for layer in 0..2 {
-            distance_b = distance_b.max(distance_to_identity(&model.b(layer)?));
+            distance_b = greater(distance_b, distance_to_identity(&model.b(layer)?));
         }
         let found = coefficients(run)?;
-        let (place, _, error) = nearest(&found, &minima).unwrap_or((usize::MAX, &found, f64::NAN));
-        worst = worst.max(error);
-        basins.push(json!({ "seed": run.name, "a": found.a, "b": found.b, "minimum": place + 1, "error": error }));
+        let near = nearest(&found, &minima);
+        let (place, error) = (near.map(|n| n.0 + 1), near.map_or(f64::NAN, |n| n.2));
+        worst = greater(worst, error);
+        basins.push(json!({ "seed": run.name, "a": found.a, "b": found.b, "minimum": place, "error": error }));
     }
     let others: Vec<usize> = demonstration
         .iter()

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::basins::{coefficients, minima, nearest};
 use super::recipes;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Claims, Figure, Heatmap, Panel};
+use crate::figure::{Claims, Figure, Heatmap, Panel, greater};
 use crate::models::LinearTransformer;
 use crate::{Error, Result};
 
@@ -31,7 +31,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     for run in &runs {
         let mine = coefficients(run)?;
         let (_, near, _) = nearest(&mine, &minima).ok_or_else(|| Error::numerical("minima", "none was found"))?;
-        worst = mine.b.iter().zip(&near.b).fold(worst, |w, (u, v)| w.max((u / v - 1.0).abs()));
+        worst = mine.b.iter().zip(&near.b).fold(worst, |w, (u, v)| greater(w, (u / v - 1.0).abs()));
         found.push(mine.b);
     }
     let paper = found.iter().filter(|b| (b[0] / 0.905 - 1.0).abs() < 0.05 && (b[1] / 0.565 - 1.0).abs() < 0.05).count();

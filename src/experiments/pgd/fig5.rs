@@ -6,7 +6,7 @@ use super::basins::{coefficients, minima, nearest};
 use super::distances::whitened_panels;
 use super::recipes;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Claims, Figure};
+use crate::figure::{Claims, Figure, greater};
 use crate::{Error, Result};
 
 /// Loads or trains the networks, draws seed 0's matrices over training and compares them with the nearest minimum.
@@ -29,7 +29,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     for run in &runs {
         let mine = coefficients(run)?;
         let (_, near, _) = nearest(&mine, &minima).ok_or_else(|| Error::numerical("minima", "none was found"))?;
-        worst = mine.a.iter().zip(&near.a).fold(worst, |w, (u, v)| w.max((u / v - 1.0).abs()));
+        worst = mine.a.iter().zip(&near.a).fold(worst, |w, (u, v)| greater(w, (u / v - 1.0).abs()));
         ordered += usize::from(mine.a.is_sorted());
         found.push(mine.a);
     }

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::algorithms::{self, LeastSquares};
 use crate::compare::Interval;
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Extremes, Figure, Line, Panel};
 
 /// The reference values of pgd.md section 5.1 for PGD and GD, n = 2, 4, …, 20: (all examples, all but the last).
 const PGD: [(f64, f64); 10] = [
@@ -51,7 +51,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     let mut curves = [Examples::All, Examples::ButLast].map(|used| (used, Vec::new(), Vec::new(), Vec::new()));
     for &n in &lengths {
         let mine: Vec<_> = runs.iter().filter(|run| run.task.context() == n).collect();
-        let engine = exact_engine(5, n, samples, settings.seed + n as u64)?;
+        let engine = exact_engine(5, n, samples, settings.seed.wrapping_add(n as u64))?;
         let losses: Vec<f64> = mine
             .iter()
             .map(|run| exact_loss(&run.models[run.best()], run.task.covariance(), &engine))
@@ -108,13 +108,12 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         .panel(panel);
 
     let [(_, gd, pgd, ols), (_, gd_less, pgd_less, ols_less)] = &curves;
-    let error = |values: &[f64], expected: Vec<f64>| {
-        values.iter().zip(expected).fold(0.0_f64, |w, (v, e)| w.max((v / e - 1.0).abs()))
-    };
+    let error =
+        |values: &[f64], expected: Vec<f64>| values.iter().zip(expected).map(|(v, e)| (v / e - 1.0).abs()).greatest();
     let ols_error = |values: &[f64], used: Examples| {
         let exact = |n: &usize| (5 - used.of(*n).min(5)) as f64;
         // Relative to d: the exact values include zeros.
-        lengths.iter().zip(values).fold(0.0_f64, |w, (n, v)| w.max((v - exact(n)).abs() / 5.0))
+        lengths.iter().zip(values).map(|(n, v)| (v - exact(n)).abs() / 5.0).greatest()
     };
     let tolerance = if settings.quick { 0.12 } else { 0.03 };
     let excess = |k: usize| networks[k].mean / optima[k] - 1.0;
@@ -155,7 +154,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         .at_most(
             "pgd.fig6.optimum",
             "for n ≤ 12 the network's loss is above the best minimum's by a fraction of at most",
-            (0..6).map(excess).fold(f64::MIN, f64::max),
+            (0..6).map(excess).greatest(),
             0.15,
         )
         .at_least("pgd.fig6.below-pgd", "context lengths (of 10) where the network beats PGD", below as f64, 10.0)

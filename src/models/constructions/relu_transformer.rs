@@ -91,17 +91,51 @@ impl ReluTransformer {
     /// The tokens after the last layer; `tokens` is N x width.
     ///
     /// # Errors
-    /// [`Error::Shape`] for tokens of another width, or none.
+    /// [`Error::Shape`] for tokens of another width, or none, and for a layer whose matrices or slots do not fit the width.
     pub fn forward(&self, tokens: &Matrix) -> Result<Matrix> {
         if tokens.cols() != self.width || tokens.rows() == 0 {
             let given = [tokens.rows(), tokens.cols()];
             return Err(Error::shape("tokens", &given, format!("[at least 1, {}]", self.width)));
         }
+        self.layers.iter().try_for_each(|layer| self.fits(layer))?;
         let mut h = tokens.clone();
         for layer in &self.layers {
             h = self.apply(layer, h);
         }
         Ok(h)
+    }
+
+    /// Whether the layer's matrices and slots fit the tokens.
+    fn fits(&self, layer: &Layer) -> Result<()> {
+        let width = self.width;
+        let matrix = |what: &str, m: &Matrix, rows: usize| match (m.rows(), m.cols()) == (rows, width) {
+            true => Ok(()),
+            false => Err(Error::shape(what, &[m.rows(), m.cols()], format!("[{rows}, {width}]"))),
+        };
+        let slot = |first: usize, len: usize| match first.checked_add(len).is_some_and(|end| end <= width) {
+            true => Ok(()),
+            false => Err(Error::shape("slot", &[first, len], format!("first coordinate and length within {width}"))),
+        };
+        match layer {
+            Layer::Attention { heads, mlp } => {
+                for head in heads {
+                    matrix("Q", &head.query, head.query.rows())?;
+                    matrix("K", &head.key, head.query.rows())?;
+                    matrix("V", &head.value, width)?;
+                }
+                let Some((w1, w2)) = mlp else { return Ok(()) };
+                matrix("W_1", w1, w1.rows())?;
+                matrix("transpose of W_2", &w2.transpose(), w1.rows())
+            }
+            Layer::Move { from, to, .. } => slot(from.0, from.1).and_then(|()| slot(*to, from.1)),
+            Layer::Affine(a) => matrix("A", a, width),
+            Layer::Scale { scalar, vector, to } => {
+                slot(*scalar, 1).and_then(|()| slot(vector.0, vector.1)).and_then(|()| slot(*to, vector.1))
+            }
+            Layer::Inner { slots: (a, b, len), to } => {
+                slot(*a, *len).and_then(|()| slot(*b, *len)).and_then(|()| slot(*to, 1))
+            }
+        }
     }
 
     fn apply(&self, layer: &Layer, mut h: Matrix) -> Matrix {
