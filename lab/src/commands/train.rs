@@ -19,7 +19,7 @@ pub struct Options {
     /// Go on from where an interrupted training stopped
     #[arg(long)]
     resume: bool,
-    /// Train this seed instead of the recipe's own
+    /// Train this seed instead of the recipe's own; written beside the shipped checkpoint, as <ID>.seed<SEED>
     #[arg(long)]
     seed: Option<u64>,
     /// Folder to write the checkpoint to, instead of checkpoints/
