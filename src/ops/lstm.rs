@@ -6,7 +6,8 @@
 //! ```
 //!
 //! with the gates in PyTorch's order i, f, g, o. The products with x are made for all tokens of a layer at once, those
-//! with h for the prompts of a part side by side: rows are ordered by token, then by prompt.
+//! with h for the prompts of a part side by side: rows are ordered by token, then by prompt. Nothing stands between the
+//! read-in and the first layer's W: the two are one map of the tokens.
 
 use std::ops::Range;
 

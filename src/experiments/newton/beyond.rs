@@ -413,7 +413,8 @@ pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
     let figure = Figure::new("newton.attention", "Linear, ReLU and softmax attention at equal depth")
         .caption(
             "Three transformers of 8 layers, d = 5, n = 10, trained alike, which differ in the weights of their attention: softmax; \
-             scores divided by the number of tokens; their positive part, divided by it. Layer norm and MLPs are the same.",
+             scores divided by the number of tokens; their positive part, divided by it. Layer norm and MLPs are the same. Bare \
+             layers of linear attention cannot take more than log_{2} 3 ≈ 1.6 Newton steps each.",
         )
         .columns(2)
         .panel(errors)
