@@ -258,7 +258,7 @@ pub fn preconditioned(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("mesa-linear", |n| n == "lsa6", settings)?;
     let caption = format!(
         "LSA-6, n = 5, T = 25, {}. The target is the series of Prop. 2 for (S_{{t−1}}S_{{t−1}}ᵀ + 0.001 I)^{{−1}}s_{{t}}. {PROBES} The absolute \
-         error falls with t also because the target shrinks.",
+         error falls with t also because the target shrinks. Of a single network the relative error can rise along the sequence.",
         seeds(runs.len())
     );
     let target = Target::Preconditioned(InverseSeries::authors("linear", Pairing::All)?);
@@ -365,7 +365,8 @@ pub fn fixed(settings: &Settings<'_>) -> Result<Reproduction> {
     let shares = runs.iter().filter(|r| r.network == "lsa6").map(fractions).collect::<Result<Vec<_>>>()?.concat();
     let figure = Figure::new("mesa.fig12", "One fixed teacher: it is memorised, and no mesa-optimiser appears")
         .caption(format!(
-            "n = 5, T = 25, the same W in all sequences, {}. The loss is low from the first pair on: nothing has to be learnt in context.",
+            "n = 5, T = 25, the same W in all sequences, {}. The weights can know W; the loss still falls along a \
+             sequence.",
             seeds(six.len())
         ))
         .panel(panel)
@@ -428,7 +429,7 @@ pub fn contracting(settings: &Settings<'_>) -> Result<Reproduction> {
     let (probes, scores, _) = probing("", "", "", &six, &target, settings)?;
     let mut probe_panel = probes.panels[1].clone();
     probe_panel.title = "B: probe for the preconditioned state, LSA-6".to_owned();
-    let figure = Figure::new("mesa.fig11", "Contracting dynamics: the same conclusions")
+    let figure = Figure::new("mesa.fig11", "Contracting dynamics: the same conclusions, in the mean over tokens")
         .caption(format!(
             "W = U diag(e) U⁻¹, e_{{i}} ~ U(0.3, 0.9) and one of them 0.9, states clipped to ±2; n = 5, T = 25, constructed tokens, {}, 1,000 \
              steps (the mesa layer 3,000).",
