@@ -188,7 +188,7 @@ pub fn fig7(settings: &Settings<'_>) -> Result<Reproduction> {
         let shown = e[..=22].iter().map(|e| e.max(1e-9));
         panel.line(Line::new(steps_name(k), 0..=22, shown))
     });
-    let figure = Figure::new("newton.fig7", "Layers improve like Newton steps; an LSTM's layers do not")
+    let figure = Figure::new("newton.fig7", "Layers of a transformer and of an LSTM")
         .caption(
             "Error of linear probes against the number of examples, d = 5: (a) a transformer of 8 layers, (c) an LSTM of 3. (b) \
              Newton (c = 2) at the paper's size after the steps in its legend.",
@@ -252,7 +252,7 @@ pub fn table1(settings: &Settings<'_>) -> Result<Reproduction> {
         .scatter(Scatter::new("LSTM", &places, &rnn).color(LSTM).size(9.0))
         .scatter(Scatter::new("transformer, paper", &places[..3], [0.991, 0.957, 0.806]).size(6.0))
         .scatter(Scatter::new("LSTM, paper", &places[..3], [0.920, 0.916, 0.954]).size(6.0));
-    let figure = Figure::new("newton.table1", "The transformer is like Newton, the LSTM like online gradient descent")
+    let figure = Figure::new("newton.table1", "Transformer and LSTM against three algorithms")
         .caption(
             "Newton and gradient descent at their best-matching step; OGD with its adaptive step 1/‖x‖² and with the best of \
              four fixed ones. Mean over seeds; the paper's numbers at d = 20 beside them.",

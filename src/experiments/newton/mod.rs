@@ -77,7 +77,13 @@ pub fn experiments() -> Vec<Experiment> {
         figure("newton.theorem", "Theorem 5.1 as running weights", ERRATA, &[], beyond::theorem),
         figure("newton.precision", "Newton in single and double precision", ERRATA, &[], beyond::precision),
         figure("newton.alpha", "What the constant in α does to Newton", ERRATA, &[], beyond::alpha),
-        figure("newton.tuned", "First-order methods with their constants tuned", ERRATA, &[], beyond::tuned),
-        figure("newton.query-linearity", "Is the prediction linear in the query?", ERRATA, S, beyond::query_linearity),
+        figure("newton.tuned", "First-order methods with their constants tuned", MATCHING, &[], beyond::tuned),
+        figure(
+            "newton.query-linearity",
+            "Is the prediction linear in the query?",
+            MATCHING,
+            S,
+            beyond::query_linearity,
+        ),
     ]
 }
