@@ -175,13 +175,7 @@ impl Network for Plan<'_> {
         self.config.layers * layer + padded(rows * q) + 2 * padded(rows * w) + 2 * padded(prompts * w) + ends
     }
 
-    fn pass<'a>(
-        &'a self,
-        params: &'a [f32],
-        w: &'a [f32],
-        prompts: usize,
-        memory: &'a mut [f32],
-    ) -> Box<dyn Pass + 'a> {
+    fn pass<'a>(&'a self, p: &'a [f32], w: &'a [f32], prompts: usize, memory: &'a mut [f32]) -> Box<dyn Pass + 'a> {
         let (width, q) = self.strides();
         let (rows, with_start) = (prompts * self.length, prompts * (self.length + 1));
         let mut arena = Arena(memory);
@@ -196,7 +190,7 @@ impl Network for Plan<'_> {
         let outputs = rows * stride(self.config.outputs);
         Box::new(Run {
             plan: self,
-            params,
+            params: p,
             w,
             prompts,
             layers,
