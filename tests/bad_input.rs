@@ -869,6 +869,9 @@ fn sizes_of_sequences_and_kernels_are_checked_before_memory_is_asked_for() {
     for n in [usize::MAX, usize::MAX - 1, 1 << 40] {
         refuses("a context", &["size of the"], || kernel(n)?.sample(1, 0));
     }
+    refuses("a kernel beyond f64", &["exp(", "smaller scale"], || {
+        KernelRegression::new(Kernel::exp(2000.0)?, identity(2), 3)?.prompts::<f64>(1, Labels::Covariance, 0)
+    });
     refuses("covariances", &["size of the"], || KernelPrompts::<f32>::with_covariances(usize::MAX, 5, &[], &[]));
     let architecture = Architecture::constructed(1 << 40, vec![]);
     refuses("a width", &["output", "input"], || Architecture { output: usize::MAX, ..architecture.clone() }.check());

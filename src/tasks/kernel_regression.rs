@@ -232,6 +232,14 @@ impl KernelRegression {
     fn finish(&self, lower: &mut [Lanes<f64>], filled: usize) -> Result<()> {
         let tokens = self.context + 1;
         if self.single_exponential().is_some() {
+            // The fast exponential is clamped. No inner product is greater than the greatest on the diagonal.
+            let most = (0..tokens).flat_map(|i| &lower[packed(i, i)].0[..filled]).copied().fold(0.0, f64::max);
+            if !most.exp().is_finite() {
+                return Err(Error::numerical(
+                    "kernel",
+                    format!("exp({most:.0}) is no finite number: choose a smaller scale"),
+                ));
+            }
             exponentials(lower);
         }
         if !self.kernel.is_positive() {
