@@ -399,6 +399,10 @@ fn training() {
         refuses("schedule", &["rate"], || run(Trainer { schedule, ..trainer(9, None) }, 9));
     }
     refuses("NaN loss", &["small", "NaN at step 3", "no state was kept"], || run(trainer(9, None), 3));
+    refuses("a last step too far", &["a parameter is no finite number", "small"], || {
+        let far = SgdConfig { rate: 1e39, momentum: 0.0, clip: Clip::None };
+        trainer(1, None).run(&mut Small::new(9), &mut Sgd::new(far).unwrap())
+    });
     let folder = folder("training");
     let state = folder.join("state.safetensors");
     refuses("NaN loss", &["NaN at step 3", "last good state"], || run(trainer(9, Some(&state)), 3));
