@@ -31,8 +31,8 @@ pub fn stream(seed: u64, purpose: &str, index: u64) -> ChaCha8Rng {
     rng
 }
 
-/// The sampling seed of step `step` of a training with seed `seed`. Distinct steps of distinct seeds get distinct ones, as long as
-/// a training has fewer than some 2^60 steps: the multiplier is odd and spreads the seeds.
+/// The sampling seed of step `step` of a training with seed `seed`: distinct for the steps of a training, and those of trainings
+/// with small seeds are far apart.
 ///
 /// ```
 /// use incontext::rng::of_step;

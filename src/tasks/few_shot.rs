@@ -81,7 +81,8 @@ impl FewShot {
     /// Whether there is such a task.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a size is 0 or W does not fit in memory, the noise negative, the range of x not positive, or the switch not inside.
+    /// [`Error::Invalid`] if a size is 0 or W does not fit in memory, the noise negative, the range of x not positive, or the
+    /// switch not inside.
     pub fn check(&self) -> Result<()> {
         for (what, size) in [("dimension n", self.dim), ("pairs N", self.pairs)] {
             if size == 0 {
