@@ -276,19 +276,14 @@ fn sequences_follow_their_law() {
             (0..3).map(|k| incontext::linalg::solve(&before, &[s[3 + k], s[6 + k], s[9 + k]]).unwrap()).collect();
         let w = |i: usize, j: usize| rows[i][j];
         let minor = |i: usize, j: usize| w(i, i) * w(j, j) - w(i, j) * w(j, i);
-        let cubic = |l: f64| {
-            let trace: f64 = (0..3).map(|k| w(k, k)).sum();
-            let determinant = w(0, 0) * minor(1, 2) - w(0, 1) * (w(1, 0) * w(2, 2) - w(1, 2) * w(2, 0))
-                + w(0, 2) * (w(1, 0) * w(2, 1) - w(1, 1) * w(2, 0));
-            l.powi(3) - trace * l * l + (minor(0, 1) + minor(0, 2) + minor(1, 2)) * l - determinant
-        };
-        assert!(cubic(0.9).abs() < 1e-6, "{}", cubic(0.9));
-        // The other two are the roots of what is left of it: their sum and their product.
-        let sum: f64 = (0..3).map(|k| w(k, k)).sum::<f64>() - 0.9;
-        let product = -cubic(0.0) / 0.9;
-        let spread = (0.25 * sum * sum - product).max(0.0).sqrt();
-        let (low, high) = (0.5 * sum - spread, 0.5 * sum + spread);
-        assert!(0.25 * sum * sum - product > -1e-6 && low > 0.3 - 1e-6 && high < 0.9 + 1e-6, "{low} {high}");
+        let trace: f64 = (0..3).map(|k| w(k, k)).sum();
+        let determinant = w(0, 0) * minor(1, 2) - w(0, 1) * (w(1, 0) * w(2, 2) - w(1, 2) * w(2, 0))
+            + w(0, 2) * (w(1, 0) * w(2, 1) - w(1, 1) * w(2, 0));
+        let cubic = [-determinant, minor(0, 1) + minor(0, 2) + minor(1, 2), -trace, 1.0];
+        let at_most = cubic.iter().rev().fold(0.0, |sum, c| sum * 0.9 + c);
+        assert!(at_most.abs() < 1e-6, "{at_most}");
+        let eigenvalues = incontext::linalg::real_roots(&cubic).unwrap();
+        assert!(eigenvalues.iter().all(|e| *e > 0.3 - 1e-6 && *e < 0.9 + 1e-6), "{eigenvalues:?}");
     }
 }
 

@@ -75,7 +75,6 @@ impl<T: Real> KernelPrompts<T> {
     /// As [`KernelPrompts::sampled`].
     pub fn with_covariances(context: usize, dim: usize, x: &[f64], covariances: &[Matrix]) -> Result<Self> {
         let tokens = context.saturating_add(1);
-        check_sizes(tokens, dim, Labels::Covariance)?;
         if let Some(bad) = covariances.iter().find(|k| k.rows() != tokens || k.cols() != tokens) {
             return Err(Error::shape("covariance", &[bad.rows(), bad.cols()], format!("[{tokens}, {tokens}]")));
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 
+use incontext::figure::Extremes;
 use serde_json::Value;
 
 use crate::house::House;
@@ -91,7 +92,7 @@ impl Drop for Peer {
 /// If there are not as many, or they differ by more than `tolerance`: the sides do not compute the same.
 pub fn same_losses(answer: &Value, ours: &[f64], tolerance: f64) -> Outcome<f64> {
     let theirs: Vec<f64> = answer["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
-    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs() / b.abs()).fold(0.0, f64::max);
+    let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs() / b.abs()).greatest();
     if theirs.len() == ours.len() && worst <= tolerance {
         return Ok(worst);
     }
