@@ -230,8 +230,9 @@ impl Affine {
         let row = |p: usize| &g[self.gradient.start + p * stride..][..columns];
         let (before, constant) = (&params[self.at_before.weight.clone()], &params[self.at_before.bias.clone()]);
         if self.before != Before::Nothing {
-            let matrix = self.matrix(params);
-            for (i, w) in matrix.as_ref().chunks_exact(columns).enumerate() {
+            let matrix = (!self.rows_in_place()).then(|| self.matrix(params));
+            let rows = matrix.as_ref().map_or(&params[self.at.weight.clone()], Buffer::as_ref);
+            for (i, w) in rows.chunks_exact(columns).enumerate() {
                 in_constant[i] = dot_product(bias, w);
                 match self.before {
                     Before::Layer => {
