@@ -933,7 +933,7 @@ fn sequences_and_their_models_refuse_what_they_cannot_use() {
     let mut model = init(a).unwrap();
     let tokens = sequences.inputs(TokenKind::Constructed).unwrap();
     refuses("tokens of other channels", &["tokens"], || model.predict(&sequences.inputs(TokenKind::States)?));
-    refuses("no tokens", &["sequences"], || LaneBatch::<f32>::new(0, 5, 3, &[]));
+    refuses("no tokens", &["sequences"], || LaneBatch::<f32>::new(0, 5, 3, &[0.0_f64; 0]));
     refuses("targets", &["targets"], || model.loss_and_gradient(&tokens, &tokens, None));
     refuses("weights", &["weights of the tokens", "[6]"], || {
         model.loss_and_gradient(&tokens, &sequences.targets()?, Some(&[1.0; 5]))

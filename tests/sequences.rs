@@ -41,7 +41,7 @@ fn architectures() -> Vec<(&'static str, Architecture)> {
                 layers: vec![
                     Layer { mlp: Some(5), ..softmax },
                     Layer { unit: true, mlp: Some(6), ..mesa(0.95) },
-                    Layer { unit: true, ..Layer::new(Mixer::Softmax, 1, 4) },
+                    Layer { unit: true, mlp: Some(3), ..Layer::new(Mixer::Softmax, 1, 4) },
                 ],
                 clip: None,
             },
@@ -49,17 +49,23 @@ fn architectures() -> Vec<(&'static str, Architecture)> {
     ]
 }
 
+/// Weights of the tokens `every` tokens apart, before token `needed`; 0 of the others.
+fn weights(length: usize, needed: usize, every: usize) -> Vec<f64> {
+    (0..length).map(|t| if t < needed && t % every == 0 { 0.5 + t as f64 } else { 0.0 }).collect()
+}
+
 /// Gradients of the loss in parameters and tokens are its finite differences, for every kind of layer, whether the loss is of
-/// all tokens or the last ones have no weight and are left out.
+/// all tokens or some have no weight and are left out: the last ones, or those between.
 #[test]
 fn gradients_are_finite_differences() {
     let (batch, length) = (19, 6);
-    let cases = architectures().into_iter().flat_map(|case| [(length, case.clone()), (length - 2, case)]);
-    for (k, (needed, (name, a))) in cases.enumerate() {
+    let some = [(length, 1), (length - 2, 1), (length, 2), (length, 3), (1, 1)];
+    let cases = architectures().into_iter().flat_map(|case| some.map(|tokens| (tokens, case.clone())));
+    for (k, ((needed, every), (name, a))) in cases.enumerate() {
         let parameters = random(a.parameters(), 0.6, k as u64);
         let tokens = random(batch * length * a.input, 1.0, 100);
         let targets = LaneBatch::new(batch, length, a.output, &random(batch * length * a.output, 1.0, 101)).unwrap();
-        let weights: Vec<f64> = (0..length).map(|t| if t < needed { 0.5 + t as f64 } else { 0.0 }).collect();
+        let weights = weights(length, needed, every);
         let loss = |parameters: &[f64], tokens: &[f64]| {
             let tokens = LaneBatch::new(batch, length, a.input, tokens).unwrap();
             squared_loss_in_tokens(&a, parameters, &tokens, &targets, Some(&weights)).unwrap()
@@ -68,6 +74,14 @@ fn gradients_are_finite_differences() {
         let batched = LaneBatch::new(batch, length, a.input, &tokens).unwrap();
         let alone = squared_loss(&a, &parameters, &batched, &targets, Some(&weights)).unwrap();
         assert_eq!((alone.loss, alone.parameters), (slope.loss, slope.parameters.clone()), "{name}");
+        let predicted = predict(&a, &parameters, &batched).unwrap().values();
+        let squares = predicted
+            .iter()
+            .zip(targets.values())
+            .enumerate()
+            .map(|(i, (p, y))| weights[i / a.output % length] * (p - y).powi(2) / (2 * batch * length) as f64);
+        let of_all_predictions = squares.sum::<f64>();
+        assert!((of_all_predictions / slope.loss - 1.0).abs() < 1e-12, "{name}: {of_all_predictions} {}", slope.loss);
         let h = 1e-5;
         let close = |numeric: f64, analytic: f64, what: &str| {
             assert!((numeric - analytic).abs() < 3e-6 * (1.0 + numeric.abs()), "{name} {what}: {numeric} {analytic}");
@@ -115,9 +129,24 @@ fn single_precision_agrees_with_its_twin() {
         let two = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(run);
         assert_eq!(one.parameters, two.parameters, "{name}: threads change the gradient");
         assert_eq!(one.loss, two.loss);
-        let scale = exact.parameters.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
-        let worst = exact.parameters.iter().zip(&one.parameters).map(|(a, b)| (a - f64::from(*b)).abs()).greatest();
-        assert!(worst < 1e-4 * scale, "{name}: {worst:e} of {scale:e}");
+        let close = |exact: &[f64], single: &[f32], what: &str| {
+            let scale = exact.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+            let worst = exact.iter().zip(single).map(|(a, b)| (a - f64::from(*b)).abs()).greatest();
+            assert!(worst < 1e-4 * scale, "{name}, {what}: {worst:e} of {scale:e}");
+        };
+        close(&exact.parameters, &one.parameters, "pullback");
+        for every in [1, 2, 3, 5] {
+            let weights = weights(length, length - 1, every);
+            let exact = {
+                let [tokens, targets] = [(&tokens, a.input), (&adjoint, a.output)]
+                    .map(|(values, channels)| LaneBatch::new(batch, length, channels, values).unwrap());
+                squared_loss(&a, &parameters, &tokens, &targets, Some(&weights)).unwrap()
+            };
+            let [tokens, targets] = [(&tokens, a.input), (&adjoint, a.output)]
+                .map(|(values, channels)| LaneBatch::new(batch, length, channels, values).unwrap());
+            let single = squared_loss(&a, &single, &tokens, &targets, Some(&weights)).unwrap();
+            close(&exact.parameters, &single.parameters, &format!("a loss of every {every} tokens"));
+        }
     }
 }
 

@@ -26,21 +26,21 @@ impl View {
     }
 }
 
-/// Which part of a product is needed, for causal attention.
+/// Which part of a product is needed, for causal attention, of which query i is that of token i `step`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// All of it.
     All,
-    /// Columns j <= i; at most [`ABOVE`] entries above the diagonal are written too, and are to be ignored or cleared.
-    Lower,
-    /// L is lower triangular: sums over c <= i. The [`ABOVE`] entries above the diagonal must be 0.
-    SumBelow,
-    /// L is upper triangular: sums over c >= i. The [`ABOVE`] entries below the diagonal must be 0.
-    SumFrom,
+    /// Columns j <= i step; at most [`ABOVE`] step entries behind those are written too, and are to be ignored or cleared.
+    Lower(usize),
+    /// L has entries with c <= i step: sums over those. The [`ABOVE`] step entries behind them must be 0.
+    SumBelow(usize),
+    /// The transpose of such a factor, L has entries with c step >= i: sums over those. The other entries with
+    /// c step >= i - [`ABOVE`] must be 0.
+    SumFrom(usize),
 }
 
-/// Entries of a row above the diagonal that [`Part::Lower`] may write and the sums over triangles may read: the largest block
-/// has one row more.
+/// Rows that the largest block of rows has beside its first one.
 pub(super) const ABOVE: usize = 3;
 
 /// Rows i, columns j and summands c of a product.
@@ -258,9 +258,11 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
         let Extent { columns, inner, .. } = self.extent;
         match self.part {
             Part::All => (columns, 0, inner),
-            Part::Lower => (columns.min(i + m), 0, inner),
-            Part::SumBelow => (columns, 0, inner.min(i + m)),
-            Part::SumFrom => (columns, i, inner),
+            Part::Lower(step) => (columns.min((i + m - 1) * step + 1), 0, inner),
+            Part::SumBelow(step) => (columns, 0, inner.min((i + m - 1) * step + 1)),
+            // Divisions take as long as a few multiply-adds of vectors: none where there is nothing to divide.
+            Part::SumFrom(1) => (columns, i, inner),
+            Part::SumFrom(step) => (columns, i.div_ceil(step), inner),
         }
     }
 

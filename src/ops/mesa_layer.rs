@@ -27,11 +27,6 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// The tokens as rows, their channels as the inner index.
-    pub fn rows(&self) -> View {
-        View::new(0, self.key, 1)
-    }
-
     /// Token `t` as a row (or a column) of channels.
     pub fn token(&self, t: usize) -> View {
         View::new(t * self.key, 1, 0)

@@ -5,6 +5,7 @@
 //! machine. A tile of sixteen runs forward and backward before the next: its activations stay in the cache.
 
 use std::any::Any;
+use std::ops::Range;
 use std::sync::Mutex;
 
 use rayon::prelude::*;
@@ -274,15 +275,22 @@ impl<T: OnLanes> LaneBatch<T> {
     ///
     /// # Errors
     /// [`Error::Shape`] unless the values fill the shape, which has no side of 0.
-    pub fn new(batch: usize, tokens: usize, channels: usize, values: &[f64]) -> Result<Self> {
+    pub fn new<V>(batch: usize, tokens: usize, channels: usize, values: &[V]) -> Result<Self>
+    where
+        V: Copy + Into<f64> + Sync,
+    {
         let len = array_len::<Lanes<T>>("sequences", &[batch.div_ceil(LANES), tokens, channels])?;
         if len == 0 || values.len() != batch * tokens * channels {
             return Err(Error::shape("sequences", &[values.len()], format!("[{batch}, {tokens}, {channels}], none 0")));
         }
         let (mut tiles, size) = (vec![Lanes::zero(); len], tokens * channels);
         tiles.par_chunks_mut(size).zip(values.par_chunks(LANES * size)).for_each(|(tile, sequences)| {
-            for (lane, sequence) in sequences.chunks(size).enumerate() {
-                sequence.iter().zip(tile.iter_mut()).for_each(|(v, lanes)| lanes.0[lane] = T::of(*v));
+            // A stretch of every sequence before the next: what is written stays in the nearest cache.
+            for (k, stretch) in tile.chunks_mut(LANES).enumerate() {
+                for (lane, sequence) in sequences.chunks(size).enumerate() {
+                    let values = &sequence[k * LANES..];
+                    stretch.iter_mut().zip(values).for_each(|(lanes, v)| lanes.0[lane] = T::of((*v).into()));
+                }
             }
         });
         Ok(LaneBatch { batch, tokens, channels, tiles })
@@ -323,7 +331,7 @@ pub fn predict<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatc
     let mut out = LaneBatch::zeros(tokens.batch, tokens.tokens, a.output);
     let size = out.tile();
     out.tiles.par_chunks_mut(size).zip(tokens.tiles.par_chunks(tokens.tile())).for_each(|(out, tile)| {
-        let mut pass = Pass::take(a, tokens.tokens, a.read());
+        let mut pass = Pass::take(a, tokens.tokens, Read::all(a.read()));
         pass.forward(parameters, tile);
         out.copy_from_slice(&pass.prediction);
         pass.keep();
@@ -341,7 +349,7 @@ pub fn residuals<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBa
         .tiles
         .par_chunks(tokens.tile())
         .map(|tile| {
-            let mut pass = Pass::new(a, tokens.tokens, a.width);
+            let mut pass = Pass::new(a, tokens.tokens, Read::all(a.width));
             pass.forward(parameters, tile);
             pass.x
         })
@@ -373,13 +381,14 @@ pub fn attention<T: OnLanes>(
     let n = tokens.tokens;
     let mut sums = vec![(vec![0.0; n * n], vec![0.0; n * n]); wanted.heads];
     for (i, tile) in tokens.tiles.chunks(tokens.tile()).enumerate() {
-        let mut pass = Pass::new(a, n, a.read());
+        let mut pass = Pass::new(a, n, Read::all(a.read()));
         pass.forward(parameters, tile);
         let present = LANES.min(tokens.batch - i * LANES);
         for (h, (sum, squares)) in sums.iter_mut().enumerate() {
-            let head = Head { tokens: n, key: wanted.key };
-            let [q, k, ..] = pass.layers[layer].head(h, n * wanted.key);
-            weights(&head, wanted.mixer, q, k, &mut pass.scores);
+            let size = n * wanted.key;
+            let [q, k, ..] = pass.layers[layer].head(h, [size; 2]);
+            let causal = Causal { queries: Rows::all(n), tokens: n, key: wanted.key };
+            weights(&causal, wanted.mixer, q, k, &mut pass.scores);
             for (k, lanes) in pass.scores.iter().enumerate() {
                 for v in &lanes.0[..present] {
                     sum[k] += v.f64();
@@ -453,19 +462,32 @@ fn squared<T: OnLanes>(
     }
     let all = 1.0 / (batch * length) as f64;
     let weight = |t: usize| all * weights.map_or(1.0, |w| w[t]);
-    let needed = weights.map_or(length, |w| w.iter().rposition(|w| *w != 0.0).map_or(1, |last| last + 1));
-    pull(a, parameters, (tokens, needed), targets, into, |present, prediction, target, gradient| {
+    let counts = |t: &usize| weights.is_none_or(|w| w[*t] != 0.0);
+    let needed = (0..length).rfind(counts).map_or(1, |last| last + 1);
+    // The largest step from prediction to prediction that leaves out none with a weight. Layers that go from token to token
+    // have no use for it.
+    let by_token = a.layers.last().is_none_or(|layer| layer.mixer.scalar().is_some());
+    let step = if by_token { 1 } else { (0..needed).filter(counts).fold(0, divisor).max(1) };
+    pull(a, parameters, (tokens, needed, step), targets, into, |present, prediction, target, gradient| {
         let mut loss = 0.0;
-        for (i, ((p, y), g)) in prediction.iter().zip(target).zip(gradient).enumerate() {
-            let w = weight(i / a.output);
-            for lane in 0..present {
-                let difference = p.0[lane] - y.0[lane];
-                g.0[lane] = T::of(w) * difference;
-                loss += 0.5 * w * difference.f64().powi(2);
+        let of_tokens = prediction.chunks(a.output).zip(gradient.chunks_mut(a.output)).enumerate();
+        for (i, (prediction, gradient)) in of_tokens {
+            let w = weight(i * step);
+            for ((p, g), y) in prediction.iter().zip(gradient).zip(&target[i * step * a.output..]) {
+                for lane in 0..present {
+                    let difference = p.0[lane] - y.0[lane];
+                    g.0[lane] = T::of(w) * difference;
+                    loss += 0.5 * w * difference.f64().powi(2);
+                }
             }
         }
         loss
     })
+}
+
+/// The greatest common divisor; that of 0 and b is b.
+fn divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { divisor(b, a % b) }
 }
 
 /// The mean over batch and tokens of the cross-entropy −Σ_c target_c ln softmax(prediction)_c, in nats, with its gradient
@@ -481,7 +503,7 @@ pub fn cross_entropy<T: OnLanes>(
 ) -> Result<Slope<T>> {
     let [batch, length, _] = tokens.shape();
     let weight = 1.0 / (batch * length) as f64;
-    pull(a, parameters, (tokens, length), targets, None, |present, prediction, target, gradient| {
+    pull(a, parameters, (tokens, length, 1), targets, None, |present, prediction, target, gradient| {
         let mut loss = 0.0;
         let rows = prediction.chunks(a.output).zip(target.chunks(a.output)).zip(gradient.chunks_mut(a.output));
         for ((logits, target), gradient) in rows {
@@ -524,7 +546,7 @@ pub fn pullback<T: OnLanes>(
     adjoint: &LaneBatch<T>,
 ) -> Result<(Slope<T>, LaneBatch<T>)> {
     let mut into = tokens.zeroed();
-    let all = (tokens, tokens.tokens);
+    let all = (tokens, tokens.tokens, 1);
     let slope = pull(a, parameters, all, adjoint, Some(&mut into), |present, prediction, adjoint, gradient| {
         let mut sum = 0.0;
         for ((p, e), g) in prediction.iter().zip(adjoint).zip(gradient) {
@@ -541,12 +563,12 @@ pub fn pullback<T: OnLanes>(
 /// A tile's loss and its gradient in the predictions; the lanes that stand for no sequence keep a gradient of 0.
 type TileLoss<'a, T> = dyn Fn(usize, &[Lanes<T>], &[Lanes<T>], &mut [Lanes<T>]) -> f64 + Sync + 'a;
 
-/// The loss on the first `needed` tokens of the sequences, none of the others being part of it; the gradient in the tokens
-/// goes `into` a batch like them, if there is one.
+/// The loss on the predictions at every `step`-th of the first `needed` tokens of the sequences, none of the others being part
+/// of it; the gradient in the tokens goes `into` a batch like them, if there is one.
 fn pull<T: OnLanes>(
     a: &Architecture,
     parameters: &[T],
-    (tokens, needed): (&LaneBatch<T>, usize),
+    (tokens, needed, step): (&LaneBatch<T>, usize, usize),
     targets: &LaneBatch<T>,
     into: Option<&mut LaneBatch<T>>,
     loss: impl Fn(usize, &[Lanes<T>], &[Lanes<T>], &mut [Lanes<T>]) -> f64 + Sync,
@@ -569,10 +591,10 @@ fn pull<T: OnLanes>(
         .zip(targets.tiles.par_chunks(targets.tile()))
         .enumerate()
         .map(|(i, ((into, tile), target))| {
-            let mut pass = Pass::take(a, needed, a.read());
+            let mut pass = Pass::take(a, needed, Read { channels: a.read(), step });
             let tile = &tile[..needed * a.input];
             pass.forward(parameters, tile);
-            let mut e = vec![Lanes::zero(); needed * a.output];
+            let mut e = vec![Lanes::zero(); pass.prediction.len()];
             let value = loss(LANES.min(batch - i * LANES), &pass.prediction, target, &mut e);
             let mut sum = vec![T::default(); parameters.len()];
             pass.backward(parameters, tile, &e, &mut sum, into);
@@ -609,7 +631,8 @@ struct Store<T> {
     /// x with positions beside it; empty without them.
     placed: Vec<Lanes<T>>,
     /// Queries and keys, scaled to norm 1 if the layer does that, values and outputs: a head after the other, so that what a
-    /// head needs lies together and stays in the cache, `[heads, tokens, key]`.
+    /// head needs lies together and stays in the cache, `[heads, tokens, key]`; queries and outputs, and what comes behind
+    /// them, of the tokens that are read alone.
     q: Vec<Lanes<T>>,
     k: Vec<Lanes<T>>,
     v: Vec<Lanes<T>>,
@@ -624,9 +647,53 @@ struct Store<T> {
 }
 
 impl<T> Store<T> {
-    /// Queries, keys, values and outputs of head `h`, `size` entries each.
-    fn head(&self, h: usize, size: usize) -> [&[Lanes<T>]; 4] {
-        [&self.q, &self.k, &self.v, &self.o].map(|all| &all[h * size..][..size])
+    /// Queries, keys, values and outputs of head `h`: so many entries of queries and outputs, and of keys and values.
+    fn head(&self, h: usize, [queries, keys]: [usize; 2]) -> [&[Lanes<T>]; 4] {
+        [(&self.q, queries), (&self.k, keys), (&self.v, keys), (&self.o, queries)]
+            .map(|(all, size)| &all[h * size..][..size])
+    }
+}
+
+/// Tokens of a sequence, `step` from one to the next.
+#[derive(Clone, Copy, PartialEq)]
+struct Rows {
+    count: usize,
+    step: usize,
+}
+
+impl Rows {
+    /// One after the other.
+    fn all(count: usize) -> Self {
+        Rows { count, step: 1 }
+    }
+}
+
+/// What of the last residual stream is computed: the first channels of every `step`-th token.
+#[derive(Clone, Copy, PartialEq)]
+struct Read {
+    channels: usize,
+    step: usize,
+}
+
+impl Read {
+    /// Of every token.
+    fn all(channels: usize) -> Self {
+        Read { channels, step: 1 }
+    }
+}
+
+/// Causal attention of a head: its queries, and the keys and values of all tokens.
+struct Causal {
+    queries: Rows,
+    tokens: usize,
+    key: usize,
+}
+
+impl Causal {
+    /// Where a matrix `[queries, tokens]` has the entries of query `i`: those of the tokens up to its own.
+    fn row(&self, i: usize) -> Range<usize> {
+        let at = i * self.tokens;
+        at..at + i * self.queries.step + 1
     }
 }
 
@@ -635,8 +702,9 @@ struct Pass<T> {
     a: Architecture,
     offsets: Vec<Offsets>,
     tokens: usize,
-    /// Channels of the last residual stream that are computed.
-    last: usize,
+    read: Read,
+    /// Tokens whose last residual stream is computed.
+    rows: Rows,
     /// The residual stream before the first layer and after each.
     x: Vec<Vec<Lanes<T>>>,
     layers: Vec<Store<T>>,
@@ -659,64 +727,67 @@ fn positions<T: OnLanes>(tokens: usize, width: usize) -> Vec<T> {
     (0..tokens * width).map(|i| entry(i / width, i % width)).collect()
 }
 
-/// Y = X Wᵀ for every token, or Y += X Wᵀ if `ADD`: `[tokens, outputs]`. W is where its view says among the parameters.
+/// Y = X Wᵀ for some tokens of X, or Y += X Wᵀ if `ADD`: `[rows, outputs]`. W is where its view says among the parameters.
 fn linear<T: OnLanes, const ADD: bool>(
-    (tokens, outputs, inputs): (usize, usize, usize),
+    (rows, outputs, inputs): (Rows, usize, usize),
     (p, w): (&[T], View),
     x: &[Lanes<T>],
     y: &mut [Lanes<T>],
 ) {
-    let extent = Extent { rows: outputs, columns: tokens, inner: inputs };
-    let x = (x, View::new(0, inputs, 1));
+    let extent = Extent { rows: outputs, columns: rows.count, inner: inputs };
+    let x = (x, View::new(0, rows.step * inputs, 1));
     product::<T, _, ADD>(extent, Part::All, T::of(1.0), (&Shared(p), w), x, (y, View::new(0, 1, outputs)));
 }
 
 /// X = Y W, or X += Y W if `ADD`: the adjoint of [`linear`] in X, of its first `kept` channels.
 fn linear_adjoint<T: OnLanes, const ADD: bool>(
-    (tokens, outputs, kept): (usize, usize, usize),
+    (rows, outputs, kept): (Rows, usize, usize),
     (p, w): (&[T], View),
     y: &[Lanes<T>],
     x: &mut [Lanes<T>],
 ) {
-    let extent = Extent { rows: kept, columns: tokens, inner: outputs };
+    let extent = Extent { rows: kept, columns: rows.count, inner: outputs };
     let (w, y) = (View::new(w.at, w.inner, w.row), (y, View::new(0, outputs, 1)));
-    product::<T, _, ADD>(extent, Part::All, T::of(1.0), (&Shared(p), w), y, (x, View::new(0, 1, kept)));
+    product::<T, _, ADD>(extent, Part::All, T::of(1.0), (&Shared(p), w), y, (x, View::new(0, 1, rows.step * kept)));
 }
 
-/// W += Yᵀ X over the tokens and the lanes, the adjoint of [`linear`] in W.
+/// W += Yᵀ X over the rows and the lanes, the adjoint of [`linear`] in W.
 fn linear_weights<T: OnLanes>(
-    (tokens, outputs, inputs): (usize, usize, usize),
+    (rows, outputs, inputs): (Rows, usize, usize),
     y: &[Lanes<T>],
     x: &[Lanes<T>],
     (sum, w): (&mut [T], View),
 ) {
-    let extent = Extent { rows: outputs, columns: inputs, inner: tokens };
-    reduced_product(extent, (y, View::new(0, 1, outputs)), (x, View::new(0, 1, inputs)), (sum, w));
+    let extent = Extent { rows: outputs, columns: inputs, inner: rows.count };
+    reduced_product(extent, (y, View::new(0, 1, outputs)), (x, View::new(0, 1, rows.step * inputs)), (sum, w));
 }
 
-/// The first channels of every token, as many as `to` has; 0 where `from` has fewer.
-fn copy_channels<T: OnLanes>((from, channels): (&[Lanes<T>], usize), (to, kept): (&mut [Lanes<T>], usize)) {
+/// The first channels of every `step`-th token, as many as `to` has; 0 where `from` has fewer.
+fn copy_channels<T: OnLanes>(
+    step: usize,
+    (from, channels): (&[Lanes<T>], usize),
+    (to, kept): (&mut [Lanes<T>], usize),
+) {
     let both = channels.min(kept);
-    for (to, from) in to.chunks_mut(kept).zip(from.chunks(channels)) {
+    for (to, from) in to.chunks_mut(kept).zip(from.chunks(channels).step_by(step)) {
         to[..both].copy_from_slice(&from[..both]);
         to[both..].fill(Lanes::zero());
     }
 }
 
-/// A head's attention weights into `scores`, `[tokens, tokens]`, 0 above the diagonal.
-fn weights<T: OnLanes>(head: &Head, mixer: Mixer, q: &[Lanes<T>], k: &[Lanes<T>], scores: &mut [Lanes<T>]) {
-    let n = head.tokens;
-    let scale = if mixer == Mixer::Softmax { 1.0 / (head.key as f64).sqrt() } else { 1.0 };
-    lower(head, T::of(scale), q, k, scores);
+/// A head's attention weights into `scores`, `[queries, tokens]`, 0 behind a query's own token.
+fn weights<T: OnLanes>(causal: &Causal, mixer: Mixer, q: &[Lanes<T>], k: &[Lanes<T>], scores: &mut [Lanes<T>]) {
+    let scale = if mixer == Mixer::Softmax { 1.0 / (causal.key as f64).sqrt() } else { 1.0 };
+    lower(causal, T::of(scale), q, k, scores);
     if mixer != Mixer::Softmax {
         return;
     }
-    T::on_lanes(Softmax { tokens: n, scores });
+    T::on_lanes(Softmax { causal, scores });
 }
 
 /// Softmax of the rows of a lower triangle, in place.
 struct Softmax<'a, T> {
-    tokens: usize,
+    causal: &'a Causal,
     scores: &'a mut [Lanes<T>],
 }
 
@@ -724,8 +795,9 @@ impl<T: OnLanes> Kernel<T> for Softmax<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
-        for t in 0..self.tokens {
-            let row = &mut self.scores[t * self.tokens..][..=t];
+        for i in 0..self.causal.queries.count {
+            let row = self.causal.row(i);
+            let row = &mut self.scores[row];
             let mut most = V::load(&row[0]);
             for lanes in row.iter() {
                 most = most.max(V::load(lanes));
@@ -746,7 +818,7 @@ impl<T: OnLanes> Kernel<T> for Softmax<'_, T> {
 
 /// The adjoint of [`Softmax`]: w (s − Σ w s) of each row, in the place of the slopes s.
 struct SoftmaxAdjoint<'a, T> {
-    tokens: usize,
+    causal: &'a Causal,
     weights: &'a [Lanes<T>],
     slopes: &'a mut [Lanes<T>],
 }
@@ -755,8 +827,9 @@ impl<T: OnLanes> Kernel<T> for SoftmaxAdjoint<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
-        for t in 0..self.tokens {
-            let (row, slope) = (&self.weights[t * self.tokens..][..=t], &mut self.slopes[t * self.tokens..][..=t]);
+        for i in 0..self.causal.queries.count {
+            let row = self.causal.row(i);
+            let (row, slope) = (&self.weights[row.clone()], &mut self.slopes[row]);
             let mut mean = V::splat(T::default());
             for (w, s) in row.iter().zip(slope.iter()) {
                 mean = mean.add_mul(V::load(w), V::load(s));
@@ -800,27 +873,28 @@ impl<T: OnLanes> Kernel<T> for GeluAdjoint<'_, T> {
     }
 }
 
-/// The lower triangle of `scale X Yᵀ`, 0 above it.
-fn lower<T: OnLanes>(head: &Head, scale: T, x: &[Lanes<T>], y: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    let n = head.tokens;
-    let extent = Extent { rows: n, columns: n, inner: head.key };
-    let place = View::new(0, n, 1);
-    product::<T, _, false>(extent, Part::Lower, scale, (x, head.rows()), (y, head.rows()), (out, place));
-    // Nothing further above the diagonal has ever been written, or is read.
-    for t in 0..n {
-        out[t * n + t + 1..t * n + n.min(t + 1 + ABOVE)].fill(Lanes::zero());
+/// `scale X Yᵀ` of queries and the tokens up to theirs, 0 behind those.
+fn lower<T: OnLanes>(causal: &Causal, scale: T, x: &[Lanes<T>], y: &[Lanes<T>], out: &mut [Lanes<T>]) {
+    let Causal { queries, tokens, key } = *causal;
+    let extent = Extent { rows: queries.count, columns: tokens, inner: key };
+    let (rows, place) = (View::new(0, key, 1), View::new(0, tokens, 1));
+    product::<T, _, false>(extent, Part::Lower(queries.step), scale, (x, rows), (y, rows), (out, place));
+    // Nothing further behind has ever been written, or is read.
+    for i in 0..queries.count {
+        let end = causal.row(i).end;
+        out[end..((i + 1) * tokens).min(end + ABOVE * queries.step)].fill(Lanes::zero());
     }
 }
 
-/// `out = M x` over the tokens of a head, M lower triangular, or its transpose.
-fn mix<T: OnLanes>(head: &Head, m: &[Lanes<T>], transposed: bool, scale: T, x: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    let n = head.tokens;
-    let extent = Extent { rows: n, columns: head.key, inner: n };
-    let (part, m) = match transposed {
-        false => (Part::SumBelow, (m, View::new(0, n, 1))),
-        true => (Part::SumFrom, (m, View::new(0, 1, n))),
+/// `out = M x`, the queries' sums over the tokens up to theirs, or `out = Mᵀ x` over the tokens.
+fn mix<T: OnLanes>(causal: &Causal, m: &[Lanes<T>], transposed: bool, scale: T, x: &[Lanes<T>], out: &mut [Lanes<T>]) {
+    let Causal { queries, tokens, key } = *causal;
+    let (rows, inner, part, m) = match transposed {
+        false => (queries.count, tokens, Part::SumBelow(queries.step), (m, View::new(0, tokens, 1))),
+        true => (tokens, queries.count, Part::SumFrom(queries.step), (m, View::new(0, 1, tokens))),
     };
-    product::<T, _, false>(extent, part, scale, m, (x, View::new(0, 1, head.key)), (out, head.rows()));
+    let extent = Extent { rows, columns: key, inner };
+    product::<T, _, false>(extent, part, scale, m, (x, View::new(0, 1, key)), (out, View::new(0, key, 1)));
 }
 
 /// Scales each head's channels of each token to norm 1, and keeps the norms.
@@ -911,14 +985,14 @@ impl Matrices {
 
 impl<T: OnLanes> Pass<T> {
     /// A pass as [`Pass::new`] makes it, from those that are kept. What is kept for other models is given up.
-    fn take(a: &Architecture, tokens: usize, last: usize) -> Box<Self> {
-        let fits = |pass: &Self| pass.a == *a && pass.tokens == tokens && pass.last == last;
+    fn take(a: &Architecture, tokens: usize, read: Read) -> Box<Self> {
+        let fits = |pass: &Self| pass.a == *a && pass.tokens == tokens && pass.read == read;
         let kept = IDLE.lock().ok().and_then(|mut idle| {
             idle.retain(|pass| pass.downcast_ref().is_some_and(fits));
             idle.pop()
         });
         let kept = kept.and_then(|pass| pass.downcast().ok());
-        kept.unwrap_or_else(|| Box::new(Pass::new(a, tokens, last)))
+        kept.unwrap_or_else(|| Box::new(Pass::new(a, tokens, read)))
     }
 
     /// Keeps the pass for [`Pass::take`].
@@ -928,72 +1002,83 @@ impl<T: OnLanes> Pass<T> {
         }
     }
 
-    /// A pass over `tokens` tokens that computes the first `last` channels of the last residual stream.
-    fn new(a: &Architecture, tokens: usize, last: usize) -> Self {
+    /// A pass over `tokens` tokens that computes `read` of the last residual stream.
+    fn new(a: &Architecture, tokens: usize, read: Read) -> Self {
+        let rows = Rows { count: tokens.div_ceil(read.step), step: read.step };
         let zeros = |channels: usize| vec![Lanes::zero(); tokens * channels];
-        let of = |layer: &Layer| {
+        let of = |(l, layer): (usize, &Layer)| {
+            let read = if l + 1 == a.layers.len() { rows.count } else { tokens };
+            let of_read = |channels: usize| vec![Lanes::zero(); read * channels];
             let channels = layer.channels();
             let (norms, hidden) = (if layer.unit { layer.heads } else { 0 }, layer.mlp.unwrap_or(0));
             Store {
                 placed: zeros(if layer.positions { 2 * a.width } else { 0 }),
-                q: zeros(channels),
+                q: of_read(channels),
                 k: zeros(channels),
                 v: zeros(channels),
-                o: zeros(channels),
-                q_norm: zeros(norms),
+                o: of_read(channels),
+                q_norm: of_read(norms),
                 k_norm: zeros(norms),
-                middle: zeros(if hidden > 0 { a.width } else { 0 }),
-                hidden: zeros(hidden),
-                active: zeros(hidden),
+                middle: of_read(if hidden > 0 { a.width } else { 0 }),
+                hidden: of_read(hidden),
+                active: of_read(hidden),
             }
         };
         let quadratic = a.layers.iter().any(|l| l.mixer.scalar().is_none());
         let placed = a.layers.iter().any(|l| l.positions);
         let mut x: Vec<Vec<Lanes<T>>> = a.layers.iter().map(|_| zeros(a.width)).collect();
-        x.push(zeros(last));
+        x.push(vec![Lanes::zero(); rows.count * read.channels]);
         Pass {
             a: a.clone(),
             offsets: a.offsets(),
             tokens,
-            last,
+            read,
+            rows,
             x,
-            layers: a.layers.iter().map(of).collect(),
+            layers: a.layers.iter().enumerate().map(of).collect(),
             scores: zeros(if quadratic { tokens } else { 0 }),
             slopes: zeros(if quadratic { tokens } else { 0 }),
             residual: std::array::from_fn(|_| zeros(a.width)),
             adjoints: std::array::from_fn(|_| zeros(a.layers.iter().map(|l| l.key).max().unwrap_or(0))),
-            prediction: zeros(a.output),
+            prediction: vec![Lanes::zero(); rows.count * a.output],
             places: if placed { positions(tokens, a.width) } else { Vec::new() },
         }
     }
 
-    /// Channels of the residual stream after layer `l`.
-    fn channels_after(&self, l: usize) -> usize {
-        if l + 1 == self.layers.len() { self.last } else { self.a.width }
+    /// Tokens and channels of the residual stream after layer `l`.
+    fn after(&self, l: usize) -> (Rows, usize) {
+        if l + 1 == self.layers.len() {
+            (self.rows, self.read.channels)
+        } else {
+            (Rows::all(self.tokens), self.a.width)
+        }
     }
 
     fn forward(&mut self, p: &[T], tile: &[Lanes<T>]) {
         let (a, n) = (&self.a, self.tokens);
         if a.embed {
-            linear::<T, false>((n, a.width, a.input), (p, View::new(0, a.input, 1)), tile, &mut self.x[0]);
+            let embedding = (Rows::all(n), a.width, a.input);
+            linear::<T, false>(embedding, (p, View::new(0, a.input, 1)), tile, &mut self.x[0]);
         } else {
             self.x[0].copy_from_slice(tile);
         }
         for l in 0..self.layers.len() {
             self.layer_forward(l, p);
         }
-        let a = &self.a;
+        let (a, channels) = (&self.a, self.read.channels);
         let last = &self.x[a.layers.len()];
         if a.embed {
             let readout = View::new(p.len() - a.output * a.width, a.width, 1);
-            linear::<T, false>((n, a.output, self.last), (p, readout), last, &mut self.prediction);
+            let rows = Rows::all(self.rows.count);
+            linear::<T, false>((rows, a.output, channels), (p, readout), last, &mut self.prediction);
         } else {
-            copy_channels((last, self.last), (&mut self.prediction, a.output));
+            copy_channels(1, (last, channels), (&mut self.prediction, a.output));
         }
     }
 
     fn layer_forward(&mut self, l: usize, p: &[T]) {
-        let (a, n, kept) = (&self.a, self.tokens, self.channels_after(l));
+        let (a, n, (queries, kept)) = (&self.a, self.tokens, self.after(l));
+        let (all, rows) = (Rows::all(n), Rows::all(queries.count));
         let (layer, at, store, scores) = (&a.layers[l], self.offsets[l], &mut self.layers[l], &mut self.scores);
         let (width, key, from) = (a.width, layer.key, layer.query_input(a.width));
         let (before, after) = self.x.split_at_mut(l + 1);
@@ -1008,46 +1093,47 @@ impl<T: OnLanes> Pass<T> {
         let seen = if layer.positions { &store.placed } else { x };
         // What attention is added to: all channels before an MLP, otherwise those that are read.
         let (sum, channels) = if layer.mlp.is_some() { (&mut store.middle, width) } else { (&mut *y, kept) };
-        copy_channels((x, width), (sum, channels));
+        copy_channels(queries.step, (x, width), (sum, channels));
         let mut work = layer.mixer.scalar().map(|_| Workspace::new(n, key));
-        let (head, size) = (Head { tokens: n, key }, n * key);
+        let (size, of_queries) = (n * key, queries.count * key);
         for h in 0..layer.heads {
             let matrices = Matrices::new(layer, width, at, h);
-            let [q, k, v, o] =
-                [&mut store.q, &mut store.k, &mut store.v, &mut store.o].map(|all| &mut all[h * size..][..size]);
+            let [q, o] = [&mut store.q, &mut store.o].map(|all| &mut all[h * of_queries..][..of_queries]);
+            let [k, v] = [&mut store.k, &mut store.v].map(|all| &mut all[h * size..][..size]);
             prefetch(q);
-            linear::<T, false>((n, key, from), (p, matrices.query), seen, q);
+            linear::<T, false>((queries, key, from), (p, matrices.query), seen, q);
             prefetch(k);
-            linear::<T, false>((n, key, from), (p, matrices.key), seen, k);
+            linear::<T, false>((all, key, from), (p, matrices.key), seen, k);
             prefetch(v);
-            linear::<T, false>((n, key, width), (p, matrices.value), x, v);
+            linear::<T, false>((all, key, width), (p, matrices.value), x, v);
             prefetch(o);
             if layer.shift {
                 k.copy_within(..size - key, key);
                 k[..key].fill(Lanes::zero());
             }
             if layer.unit {
-                unit(key, q, &mut store.q_norm[h * n..][..n]);
+                unit(key, q, &mut store.q_norm[h * rows.count..][..rows.count]);
                 unit(key, k, &mut store.k_norm[h * n..][..n]);
             }
             if let Some(work) = &mut work {
-                let scalar = p[at.scalar + h].exp();
+                let (scalar, head) = (p[at.scalar + h].exp(), Head { tokens: n, key });
                 match layer.mixer {
                     Mixer::Delta { implicit } => delta_rule::forward(&head, q, k, v, scalar, implicit, work, Some(o)),
                     mixer => mesa_layer::forward(&head, q, k, v, scalar, T::of(mixer.forget()), work, o),
                 }
             } else {
-                weights(&head, layer.mixer, q, k, scores);
-                mix(&head, scores, false, T::of(1.0), v, o);
+                let causal = Causal { queries, tokens: n, key };
+                weights(&causal, layer.mixer, q, k, scores);
+                mix(&causal, scores, false, T::of(1.0), v, o);
             }
-            linear::<T, true>((n, channels, key), (p, matrices.out), o, sum);
+            linear::<T, true>((rows, channels, key), (p, matrices.out), o, sum);
         }
         if let Some(hidden) = layer.mlp {
             let [up, down] = [View::new(at.up, width, 1), View::new(at.down, hidden, 1)];
-            linear::<T, false>((n, hidden, width), (p, up), &store.middle, &mut store.hidden);
+            linear::<T, false>((rows, hidden, width), (p, up), &store.middle, &mut store.hidden);
             T::on_lanes(Gelu { from: &store.hidden, to: &mut store.active });
-            copy_channels((&store.middle, width), (y, kept));
-            linear::<T, true>((n, kept, hidden), (p, down), &store.active, y);
+            copy_channels(1, (&store.middle, width), (y, kept));
+            linear::<T, true>((rows, kept, hidden), (p, down), &store.active, y);
         }
         if let Some(clip) = a.clip {
             let clip = T::of(clip);
@@ -1066,14 +1152,15 @@ impl<T: OnLanes> Pass<T> {
     /// Adds the gradient in the parameters to `sum`, for the gradient `e` in the predictions, and writes that in the tokens
     /// if it is wanted.
     fn backward(&mut self, p: &[T], tile: &[Lanes<T>], e: &[Lanes<T>], sum: &mut [T], into: Option<&mut [Lanes<T>]>) {
-        let (a, n, last) = (&self.a, self.tokens, self.last);
-        let dy = &mut self.residual[0][..n * last];
+        let (a, Read { channels, .. }) = (&self.a, self.read);
+        let dy = &mut self.residual[0][..self.rows.count * channels];
         if a.embed {
             let readout = View::new(p.len() - a.output * a.width, a.width, 1);
-            linear_weights((n, a.output, last), e, &self.x[a.layers.len()], (sum, readout));
-            linear_adjoint::<T, false>((n, a.output, last), (p, readout), e, dy);
+            let size = (Rows::all(self.rows.count), a.output, channels);
+            linear_weights(size, e, &self.x[a.layers.len()], (sum, readout));
+            linear_adjoint::<T, false>(size, (p, readout), e, dy);
         } else {
-            copy_channels((e, a.output), (dy, last));
+            copy_channels(1, (e, a.output), (dy, channels));
         }
         let all = a.embed || into.is_some();
         for l in (0..self.layers.len()).rev() {
@@ -1090,14 +1177,14 @@ impl<T: OnLanes> Pass<T> {
             self.layer_backward(l, p, sum, l > 0 || all);
         }
         let (a, dx) = (&self.a, &self.residual[0]);
-        let embedding = View::new(0, a.input, 1);
+        let (embedding, size) = (View::new(0, a.input, 1), (Rows::all(self.tokens), a.width, a.input));
         if a.embed {
-            linear_weights((n, a.width, a.input), dx, tile, (sum, embedding));
+            linear_weights(size, dx, tile, (sum, embedding));
         }
         if let Some(into) = into {
-            let into = &mut into[..n * a.input];
+            let into = &mut into[..self.tokens * a.input];
             if a.embed {
-                linear_adjoint::<T, false>((n, a.width, a.input), (p, embedding), dx, into);
+                linear_adjoint::<T, false>(size, (p, embedding), dx, into);
             } else {
                 into.copy_from_slice(dx);
             }
@@ -1106,64 +1193,71 @@ impl<T: OnLanes> Pass<T> {
 
     /// The gradient in the layer's output becomes that in its input, if that is `wanted`.
     fn layer_backward(&mut self, l: usize, p: &[T], sum: &mut [T], wanted: bool) {
-        let (a, n, kept) = (&self.a, self.tokens, self.channels_after(l));
+        let (a, n, (queries, kept)) = (&self.a, self.tokens, self.after(l));
+        let (all, rows) = (Rows::all(n), Rows::all(queries.count));
         let (layer, at, store) = (&a.layers[l], self.offsets[l], &self.layers[l]);
         let (width, key, from) = (a.width, layer.key, layer.query_input(a.width));
         let [after, before, middle] = &mut self.residual;
-        let dy = &after[..n * kept];
+        let dy = &after[..rows.count * kept];
         // The gradient in what attention was added to, and its channels.
         let (dy, channels) = if let Some(hidden) = layer.mlp {
             let [up, down] = [View::new(at.up, width, 1), View::new(at.down, hidden, 1)];
-            let mut dh = vec![Lanes::zero(); n * hidden];
-            linear_weights((n, kept, hidden), dy, &store.active, (sum, down));
-            linear_adjoint::<T, false>((n, kept, hidden), (p, down), dy, &mut dh);
+            let mut dh = vec![Lanes::zero(); rows.count * hidden];
+            linear_weights((rows, kept, hidden), dy, &store.active, (sum, down));
+            linear_adjoint::<T, false>((rows, kept, hidden), (p, down), dy, &mut dh);
             T::on_lanes(GeluAdjoint { from: &store.hidden, slopes: &mut dh });
-            linear_weights((n, hidden, width), &dh, &store.middle, (sum, up));
-            copy_channels((dy, kept), (middle, width));
-            linear_adjoint::<T, true>((n, hidden, width), (p, up), &dh, middle);
-            (&**middle, width)
+            linear_weights((rows, hidden, width), &dh, &store.middle, (sum, up));
+            let middle = &mut middle[..rows.count * width];
+            copy_channels(1, (dy, kept), (middle, width));
+            linear_adjoint::<T, true>((rows, hidden, width), (p, up), &dh, middle);
+            (&*middle, width)
         } else {
             (dy, kept)
         };
         let x = &self.x[l];
         let seen = if layer.positions { &store.placed } else { x };
         if wanted {
-            copy_channels((dy, channels), (before, width));
+            if queries.step > 1 {
+                before.fill(Lanes::zero());
+            }
+            for (before, dy) in before.chunks_mut(queries.step * width).zip(dy.chunks(channels)) {
+                copy_channels(1, (dy, channels), (&mut before[..width], width));
+            }
         }
-        let size = n * key;
+        let (size, of_queries) = (n * key, rows.count * key);
         let [de, d0, d1, d2] = self.adjoints.each_mut().map(|buffer| &mut buffer[..size]);
+        let de = &mut de[..of_queries];
         let mut work = layer.mixer.scalar().map(|_| Workspace::new(n, key));
-        let head = Head { tokens: n, key };
         for h in 0..layer.heads {
             let matrices = Matrices::new(layer, width, at, h);
-            let [q, k, v, o] = store.head(h, size);
+            let [q, k, v, o] = store.head(h, [of_queries, size]);
             prefetch(o);
-            linear_weights((n, channels, key), dy, o, (sum, matrices.out));
+            linear_weights((rows, channels, key), dy, o, (sum, matrices.out));
             prefetch(q);
             prefetch(k);
-            linear_adjoint::<T, false>((n, channels, key), (p, matrices.out), dy, de);
+            linear_adjoint::<T, false>((rows, channels, key), (p, matrices.out), dy, de);
             prefetch(v);
             // What becomes of a gradient in queries, keys or values once it is known.
             let mut through = |sum: &mut [T], kind: Kind, d: &mut [Lanes<T>]| {
-                let (w, made_of, inputs, scaled) = match kind {
-                    Kind::Query => (matrices.query, seen, from, Some((q, &store.q_norm))),
-                    Kind::Key => (matrices.key, seen, from, Some((k, &store.k_norm))),
-                    Kind::Value => (matrices.value, x, width, None),
+                let (w, of, made_of, inputs, scaled) = match kind {
+                    Kind::Query => (matrices.query, queries, seen, from, Some((q, &store.q_norm))),
+                    Kind::Key => (matrices.key, all, seen, from, Some((k, &store.k_norm))),
+                    Kind::Value => (matrices.value, all, x, width, None),
                 };
                 if let Some((scaled, norms)) = scaled.filter(|_| layer.unit) {
-                    unit_adjoint(key, scaled, &norms[h * n..], d);
+                    unit_adjoint(key, scaled, &norms[h * of.count..], d);
                 }
                 if kind == Kind::Key && layer.shift {
                     d.copy_within(key.., 0);
                     d[size - key..].fill(Lanes::zero());
                 }
-                linear_weights((n, key, inputs), d, made_of, (sum, w));
+                linear_weights((of, key, inputs), d, made_of, (sum, w));
                 if wanted {
-                    linear_adjoint::<T, true>((n, key, width), (p, w), d, before);
+                    linear_adjoint::<T, true>((of, key, width), (p, w), d, before);
                 }
             };
             if let Some(work) = &mut work {
-                let scalar = p[at.scalar + h].exp();
+                let (scalar, head) = (p[at.scalar + h].exp(), Head { tokens: n, key });
                 let into = (&mut *d0, &mut *d1, &mut *d2);
                 let slope = match layer.mixer {
                     Mixer::Delta { implicit } => delta_rule::backward(&head, q, k, v, scalar, implicit, de, work, into),
@@ -1176,18 +1270,19 @@ impl<T: OnLanes> Pass<T> {
                 continue;
             }
             // One gradient after the other, in two buffers: a head's work fills the cache as it is.
-            weights(&head, layer.mixer, q, k, &mut self.scores);
-            lower(&head, T::of(1.0), de, v, &mut self.slopes);
-            mix(&head, &self.scores, true, T::of(1.0), de, d0);
+            let causal = Causal { queries, tokens: n, key };
+            weights(&causal, layer.mixer, q, k, &mut self.scores);
+            lower(&causal, T::of(1.0), de, v, &mut self.slopes);
+            mix(&causal, &self.scores, true, T::of(1.0), de, d0);
             through(sum, Kind::Value, d0);
             let mut scale = 1.0;
             if layer.mixer == Mixer::Softmax {
                 scale /= (key as f64).sqrt();
-                T::on_lanes(SoftmaxAdjoint { tokens: n, weights: &self.scores, slopes: &mut self.slopes });
+                T::on_lanes(SoftmaxAdjoint { causal: &causal, weights: &self.scores, slopes: &mut self.slopes });
             }
-            mix(&head, &self.slopes, false, T::of(scale), k, de);
+            mix(&causal, &self.slopes, false, T::of(scale), k, de);
             through(sum, Kind::Query, de);
-            mix(&head, &self.slopes, true, T::of(scale), q, d0);
+            mix(&causal, &self.slopes, true, T::of(scale), q, d0);
             through(sum, Kind::Key, d0);
         }
         std::mem::swap(after, before);

@@ -395,10 +395,13 @@ impl Prompts {
     pub fn interleaved(&self) -> Result<Sequences> {
         let d = self.dim;
         let mut tokens = vec![0.0; array_len::<f32>("tokens", &[self.batch, self.tokens, 2, d])?];
-        for ((pair, x), y) in tokens.chunks_mut(2 * d).zip(self.x.chunks(d)).zip(&self.y) {
-            pair.iter_mut().zip(x).for_each(|(t, x)| *t = *x as f32);
-            pair[d] = *y as f32;
-        }
+        let prompts = tokens.par_chunks_mut(self.tokens * 2 * d).zip(self.x.par_chunks(self.tokens * d));
+        prompts.zip(self.y.par_chunks(self.tokens)).for_each(|((tokens, x), y)| {
+            for ((pair, x), y) in tokens.chunks_mut(2 * d).zip(x.chunks(d)).zip(y) {
+                pair.iter_mut().zip(x).for_each(|(t, x)| *t = *x as f32);
+                pair[d] = *y as f32;
+            }
+        });
         let targets = self.y.iter().map(|y| *y as f32).collect();
         Sequences::new([self.batch, 2 * self.tokens, d], tokens, 1, targets, 2)
     }

@@ -148,8 +148,7 @@ impl Case {
 
     /// Floating-point operations of a step: forward, and twice as many backward, without a gradient in the tokens; those that
     /// the loss depends on, and no others. Of causal attention the half that is not masked; no token after the last
-    /// prediction, and behind the last attention the tokens with a prediction alone. The op for attention alone runs the
-    /// last attention for all tokens.
+    /// prediction, and behind the last attention the tokens with a prediction alone.
     fn operations(&self) -> f64 {
         let predicted = self.context + 1;
         let needed = self.tokens() - 1;
@@ -251,19 +250,18 @@ impl OnLanes {
 impl Training for OnLanes {
     fn step(&mut self, sequences: &Sequences) -> Outcome<f64> {
         let (batch, length) = (sequences.batch(), sequences.length());
-        let tokens: Vec<f64> = sequences.tokens().iter().map(|v| f64::from(*v)).collect();
         let count = sequences.weights().len();
         // A prediction every `every` tokens; the others have no target and no weight.
         let every = length / count;
-        let mut targets = vec![0.0; batch * length];
+        let mut targets = vec![0.0_f32; batch * length];
         for (b, of_sequence) in sequences.targets().chunks(count).enumerate() {
-            of_sequence.iter().enumerate().for_each(|(i, y)| targets[b * length + every * i] = f64::from(*y));
+            of_sequence.iter().enumerate().for_each(|(i, y)| targets[b * length + every * i] = *y);
         }
         // The op's loss is half of the mean over all tokens.
         let scale = 2.0 * length as f64;
         let mut weights = vec![0.0; length];
         sequences.weights().iter().enumerate().for_each(|(i, w)| weights[every * i] = scale * w);
-        let tokens = LaneBatch::new(batch, length, sequences.inputs(), &tokens)?;
+        let tokens = LaneBatch::new(batch, length, sequences.inputs(), sequences.tokens())?;
         let targets = LaneBatch::new(batch, length, 1, &targets)?;
         let (loss, gradients) = self.model.loss_and_gradient(&tokens, &targets, Some(&weights))?;
         self.adam.update(&mut self.model, &gradients).map_err(|error| Trouble::new(format!("Adam: {error}")))?;

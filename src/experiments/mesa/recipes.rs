@@ -188,6 +188,17 @@ pub fn named(scale: (usize, usize), name: &str, layers: usize) -> Result<Protoco
     }
 }
 
+/// The same networks as the authors train them at their size: batches of 256, a warm-up of 1000 steps to 8e-4 and a cosine that
+/// would reach 1e-5 after 30,000, of which 10,000 are taken.
+///
+/// # Errors
+/// As [`named`].
+pub fn full(name: &str, layers: usize) -> Result<Protocol> {
+    let rate = 8e-4;
+    let schedule = Schedule::Hold { warmup: 1000, hold: 1000, until: 30_000, floor: 1e-5 / rate };
+    Ok(Protocol { batch: 256, rate, schedule, ..named(FULL, name, layers)? }.steps(10_000))
+}
+
 /// Partially observed dynamics at the small scale: n_h = 6, n_s = 2, T = 40 (specification, A9), `width` channels.
 ///
 /// # Errors
@@ -254,6 +265,9 @@ pub const SEEDS: u64 = 3;
 /// Softmax layers of the small full transformer.
 pub const DEPTH: usize = 5;
 
+/// Softmax layers of the authors' full transformer.
+pub const FULL_DEPTH: usize = 7;
+
 /// A checkpoint: its id, its title and its runs.
 pub struct Entry {
     /// The checkpoint's id.
@@ -262,6 +276,13 @@ pub struct Entry {
     pub title: &'static str,
     /// The runs.
     pub runs: Vec<Run>,
+}
+
+/// The runs at the authors' size, seed by seed: they take longest.
+fn full_runs() -> Result<Vec<Run>> {
+    let networks = [("tf", full("tf", FULL_DEPTH)?), ("tf3", full("tf", 3)?), ("hybrid", full("hybrid", 2)?)];
+    let of = |seed| networks.clone().map(|(name, protocol)| Run { name: format!("{name}.s{seed}"), protocol, seed });
+    Ok((0..SEEDS).flat_map(of).collect())
 }
 
 /// Every checkpoint of the paper.
@@ -367,6 +388,11 @@ pub fn catalogue() -> Result<Vec<Entry>> {
                     .map(|w| Ok((format!("width{w}"), partial("hybrid", 2, w)?.steps(2000))))
                     .collect::<Result<_>>()?,
             ),
+        },
+        Entry {
+            id: "mesa-full",
+            title: "softmax transformers of 3 and 7 layers and a hybrid at the authors' size, n = 10, T = 50",
+            runs: full_runs()?,
         },
         Entry { id: "mesa-diversity", title: "a mesa layer, 1 to 256 teachers, n = 5, T = 25", runs: seeds(pools) },
         Entry {

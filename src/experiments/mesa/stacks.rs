@@ -22,7 +22,7 @@ const NETWORKS: [(&str, &str, Color); 3] = [
 ];
 
 /// Tokens back that the first layer is probed for.
-const HORIZON: usize = 8;
+pub(super) const HORIZON: usize = 8;
 
 /// Relative held-out errors of the probes of the first layer's output at the last token, for the states 0 to 7 back.
 fn bound_tokens(run: &Trained, settings: &Settings<'_>) -> Result<Vec<f64>> {
