@@ -87,7 +87,8 @@ pub mod prelude {
     pub use crate::experiments::pgd::recipes;
     pub use crate::experiments::{self, Reproduction, Settings};
     pub use crate::figure::{
-        Axis, Band, Bars, Claim, Claims, Color, Figure, Frame, Heatmap, Line, Panel, Scale, Scatter, Series, Table,
+        Axis, Band, Bars, Claim, Claims, Color, Extremes, Figure, Frame, Heatmap, Line, Panel, Scale, Scatter, Series,
+        Table, greater, lesser,
     };
     pub use crate::linalg::Matrix;
     pub use crate::models::{

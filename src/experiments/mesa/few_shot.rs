@@ -13,6 +13,7 @@ use super::depth::seeds;
 use super::kernels::RIDGE;
 use super::one_layer::mean;
 use super::recipes::{self, Protocol, Run, Trained, named};
+use super::reference;
 use crate::algorithms::sequences::{FewShotPairs, InverseSeries, Pairing, SequenceLeastSquares, few_shot_losses};
 use crate::experiments::shipping::{self, Shipment};
 use crate::experiments::{Recipe, Reproduction, Settings, TrainOptions};
@@ -25,15 +26,93 @@ use crate::tasks::{FewShot, FewShotPrompts, Prompt};
 use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, Problem, Schedule, Trainer};
 use crate::{Error, Result};
 
-/// Dimension n, and tokens T of the pretraining sequences (the paper: 10 and 224).
-const DIM: usize = 5;
-const TOKENS: usize = 72;
-/// Tokens of the prefix: 2 n, as in the paper.
-const PREFIX: usize = 2 * DIM;
-/// Pairs of a prompt: with the prefix and a token after every pair they fill T.
-const PAIRS: usize = (TOKENS - PREFIX) / 3;
-/// The pair at which the teacher changes in the panels B.
-const SWITCH: usize = 8;
+/// A size of networks and prompts, and its checkpoint.
+pub struct Size {
+    /// The checkpoint's id and its title.
+    id: &'static str,
+    title: &'static str,
+    /// Dimension n, and tokens T of the pretraining sequences.
+    dim: usize,
+    tokens: usize,
+    /// The pair, from 0, at which the teacher changes in the panels B.
+    switch: usize,
+    /// Networks of a kind, and how they are pretrained.
+    seeds: u64,
+    protocol: fn(&str) -> Result<Protocol>,
+    /// Prompts a step of tuning, and steps.
+    batch: usize,
+    steps: u64,
+    /// What the softmax transformer is called.
+    transformer: &'static str,
+    /// Whether it is the authors' own size, for which their curves are stored.
+    theirs: bool,
+}
+
+/// n = 5.
+pub const SMALL: Size = Size {
+    id: "mesa-few-shot",
+    title: "a hybrid and a softmax transformer, n = 5, T = 72, and tokens tuned for few-shot regression",
+    dim: 5,
+    tokens: 72,
+    switch: 8,
+    seeds: recipes::SEEDS,
+    protocol: |name| {
+        let layers = if name == "tf" { recipes::DEPTH } else { 2 };
+        Ok(Protocol { batch: 32, steps: 10_000, record_every: 500, ..named((5, 72), name, layers)? })
+    },
+    batch: 32,
+    steps: 5000,
+    transformer: "softmax × 5",
+    theirs: false,
+};
+
+/// The authors' own size, n = 10; pretrained in batches of 64 for 6,000 steps (their code: 128 and 15,000), tuned in batches of
+/// 32 for 3,000 steps (64 or 128, and 5,000).
+pub const FULL: Size = Size {
+    id: "mesa-few-shot-full",
+    title: "a softmax transformer and a hybrid, n = 10, T = 224, and tokens tuned for few-shot regression",
+    dim: 10,
+    tokens: 224,
+    switch: 20,
+    seeds: 1,
+    protocol: |name| {
+        let layers = if name == "tf" { recipes::FULL_DEPTH } else { 2 };
+        let schedule = Schedule::Cosine { warmup: 1000 };
+        Ok(Protocol { batch: 64, rate: 8e-4, schedule, ..named((10, 224), name, layers)? }.steps(6000))
+    },
+    batch: 32,
+    steps: 3000,
+    transformer: "softmax × 7",
+    theirs: true,
+};
+
+impl Size {
+    /// Tokens of the prefix: 2 n, as in the paper.
+    fn prefix(&self) -> usize {
+        2 * self.dim
+    }
+
+    /// Pairs of a prompt: with the prefix and a token after every pair they fill T.
+    pub fn pairs(&self) -> usize {
+        (self.tokens - self.prefix()) / 3
+    }
+
+    /// The networks, by the figure that has them, their seeds and how they are pretrained.
+    fn runs(&self) -> Result<Vec<Run>> {
+        let mut all = Vec::new();
+        for name in ["tf", "hybrid"] {
+            for seed in 0..self.seeds {
+                all.push(Run { name: format!("{name}.s{seed}"), protocol: (self.protocol)(name)?, seed });
+            }
+        }
+        Ok(all)
+    }
+
+    fn tuning(&self, tokens: usize) -> Result<Tuning> {
+        let adam = AdamConfig { rate: 1e-3, clip: Clip::None, ..AdamConfig::default() };
+        Ok(Tuning { task: FewShot::new(self.dim, self.pairs())?, tokens, batch: self.batch, adam, steps: self.steps })
+    }
+}
 
 /// How the tokens of a prompt are tuned.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -45,32 +124,10 @@ struct Tuning {
     steps: u64,
 }
 
-/// The networks, by the figure that has them, their seeds and how they are pretrained.
-fn runs() -> Result<Vec<Run>> {
-    let network = |name: &str, layers| -> Result<Protocol> {
-        Ok(Protocol { batch: 32, steps: 10_000, record_every: 500, ..named((DIM, TOKENS), name, layers)? })
-    };
-    let mut all = Vec::new();
-    for (name, layers) in [("hybrid", 2), ("tf", recipes::DEPTH)] {
-        for seed in 0..recipes::SEEDS {
-            all.push(Run { name: format!("{name}.s{seed}"), protocol: network(name, layers)?, seed });
-        }
-    }
-    Ok(all)
-}
-
-fn tuning(tokens: usize) -> Result<Tuning> {
-    let adam = AdamConfig { rate: 1e-3, clip: Clip::None, ..AdamConfig::default() };
-    Ok(Tuning { task: FewShot::new(DIM, PAIRS)?, tokens, batch: 32, adam, steps: 5000 })
-}
-
-/// The recipe, as the command line lists it.
+/// The recipes, as the command line lists them.
 pub fn recipes() -> Vec<Recipe> {
-    vec![Recipe { id: ID, title: TITLE, train }]
+    [SMALL, FULL].map(|size| Recipe { id: size.id, title: size.title, train }).into()
 }
-
-const ID: &str = "mesa-few-shot";
-const TITLE: &str = "a hybrid and a softmax transformer, n = 5, T = 72, and tokens tuned for few-shot regression";
 
 /// Tuning of the token after every pair, or of the prefix with that token given.
 struct Tune<'a> {
@@ -120,6 +177,7 @@ impl Problem for Tune<'_> {
 
 /// Tunes tokens for `model`, keeping the state in `state`; gives them and the test losses over the tuning.
 fn tune(
+    size: &Size,
     model: &SequenceTransformer,
     eos: Option<&[f64]>,
     seed: u64,
@@ -127,9 +185,9 @@ fn tune(
     state: &Path,
     settings: &Settings<'_>,
 ) -> Result<(Vec<f64>, Vec<f64>)> {
-    let how = tuning(if eos.is_none() { 1 } else { PREFIX })?;
+    let how = size.tuning(if eos.is_none() { 1 } else { size.prefix() })?;
     let mut problem = Tune {
-        soft: SoftPrompt::init(how.tokens, DIM, seed)?,
+        soft: SoftPrompt::init(how.tokens, size.dim, seed)?,
         eos,
         how: &how,
         architecture: model.architecture(),
@@ -155,7 +213,8 @@ fn tune(
 const TEST_SEED: u64 = 0x7e57;
 
 fn train(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
-    let mut runs = runs()?;
+    let size = shipping::entry(vec![SMALL, FULL], id, |size| size.id)?;
+    let mut runs = size.runs()?;
     if let Some(seed) = options.seed {
         runs.retain(|run| run.seed == 0);
         for run in &mut runs {
@@ -163,7 +222,7 @@ fn train(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<Pa
             run.seed = seed;
         }
     }
-    let shipment = Shipment::new(id, TITLE, &settings.work, settings, options)?;
+    let shipment = Shipment::new(id, size.title, &settings.work, settings, options)?;
     let (mut arrays, mut described, mut losses, mut states) =
         (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Vec::new());
     for run in &runs {
@@ -176,17 +235,20 @@ fn train(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<Pa
         recipes::add_run(&mut arrays, run, &model, &history)?;
         let mut of = |part: &str, count: usize, eos: Option<&[f64]>| -> Result<Vec<f64>> {
             let task = format!("{id} {} {part}", run.name);
-            let (tokens, test) = tune(&model, eos, run.seed, &task, &state(part)?, settings)?;
-            arrays.insert(format!("{}.{part}", run.name), Array::f64(&[count, DIM], tokens.clone())?);
+            let (tokens, test) = tune(&size, &model, eos, run.seed, &task, &state(part)?, settings)?;
+            arrays.insert(format!("{}.{part}", run.name), Array::f64(&[count, size.dim], tokens.clone())?);
             losses.insert(format!("{}.{part}", run.name), test.last().copied());
             arrays.insert(format!("{}.{part}.test", run.name), Array::f64(&[test.len()], test)?);
             Ok(tokens)
         };
         let eos = of("eos", 1, None)?;
-        of("prefix", PREFIX, Some(&eos))?;
+        of("prefix", size.prefix(), Some(&eos))?;
         losses.insert(run.name.clone(), history.measure("test")?.last().copied());
         let network = run.protocol.describe(run.seed);
-        described.insert(run.name.clone(), json!({ "network": network, "eos": tuning(1)?, "prefix": tuning(PREFIX)? }));
+        described.insert(
+            run.name.clone(),
+            json!({ "network": network, "eos": size.tuning(1)?, "prefix": size.tuning(size.prefix())? }),
+        );
     }
     let manifest = shipment.manifest(described);
     shipment.finish(arrays, manifest, losses, states)
@@ -200,21 +262,21 @@ pub struct Tuned {
     pub prompts: [Prompt; 3],
 }
 
-/// The trained `network` of every seed (`"tf"` or `"hybrid"`), with its prompts.
+/// The trained `network` of every seed of a size (`"tf"` or `"hybrid"`), with its prompts.
 ///
 /// # Errors
 /// [`Error::Unknown`] for another network; [`Error::File`] and [`Error::Corrupt`] for a checkpoint that is not there or
 /// damaged.
-pub fn load(network: &str, settings: &Settings<'_>) -> Result<Vec<Tuned>> {
-    let checkpoint: Checkpoint = shipping::checkpoint(ID, settings, train)?;
+pub fn load(size: &Size, network: &str, settings: &Settings<'_>) -> Result<Vec<Tuned>> {
+    let checkpoint: Checkpoint = shipping::checkpoint(size.id, settings, train)?;
     let of = |run: &Run| -> Result<Tuned> {
-        let tokens = |part: &str| Ok(checkpoint.f64(&format!("{}.{part}", run.name), &[0, DIM])?.1.to_vec());
+        let tokens = |part: &str| Ok(checkpoint.f64(&format!("{}.{part}", run.name), &[0, size.dim])?.1.to_vec());
         let (eos, prefix) = (tokens("eos")?, tokens("prefix")?);
         let with_eos = Prompt { prefix: Vec::new(), eos: eos.clone() };
         let prompts = [Prompt::default(), with_eos, Prompt { prefix, eos }];
         Ok(Tuned { run: recipes::read_run(&checkpoint, run)?, prompts })
     };
-    let runs = runs()?;
+    let runs = size.runs()?;
     let wanted: Vec<&Run> = runs.iter().filter(|run| run.name.split('.').next() == Some(network)).collect();
     if wanted.is_empty() {
         return Err(Error::unknown("network", network, ["tf", "hybrid"]));
@@ -231,7 +293,7 @@ const PROMPTS: [(&str, Color); 3] =
 /// # Errors
 /// As [`load`].
 pub fn transformer(settings: &Settings<'_>) -> Result<Reproduction> {
-    figure("mesa.fig8", "tf", &format!("softmax × {}", recipes::DEPTH), settings)
+    figure("mesa.fig8", &SMALL, "tf", settings)
 }
 
 /// Figure 18: the hybrid.
@@ -239,7 +301,23 @@ pub fn transformer(settings: &Settings<'_>) -> Result<Reproduction> {
 /// # Errors
 /// As [`load`].
 pub fn hybrid(settings: &Settings<'_>) -> Result<Reproduction> {
-    figure("mesa.fig18", "hybrid", "softmax + mesa", settings)
+    figure("mesa.fig18", &SMALL, "hybrid", settings)
+}
+
+/// Figure 8 at the authors' own size.
+///
+/// # Errors
+/// As [`load`].
+pub fn full_transformer(settings: &Settings<'_>) -> Result<Reproduction> {
+    figure("mesa.fig8-full", &FULL, "tf", settings)
+}
+
+/// Figure 18 at the authors' own size.
+///
+/// # Errors
+/// As [`load`].
+pub fn full_hybrid(settings: &Settings<'_>) -> Result<Reproduction> {
+    figure("mesa.fig18-full", &FULL, "hybrid", settings)
 }
 
 /// Of each prompt the label losses of every seed `[3][seeds][pairs]`; those of least squares with spurious and with correct
@@ -268,11 +346,14 @@ fn over_seeds(curves: &[Vec<f64>]) -> Vec<f64> {
     (0..pairs).map(|i| mean(&curves.iter().map(|c| c[i]).collect::<Vec<_>>())).collect()
 }
 
-fn figure(id: &'static str, network: &str, name: &str, settings: &Settings<'_>) -> Result<Reproduction> {
-    let all = load(network, settings)?;
-    let one = curves(&all, &FewShot::new(DIM, PAIRS)?, settings)?;
-    let two = curves(&all, &FewShot::switching(DIM, PAIRS, SWITCH)?, settings)?;
-    let i: Vec<usize> = (1..=PAIRS).collect();
+fn figure(id: &'static str, size: &Size, network: &str, settings: &Settings<'_>) -> Result<Reproduction> {
+    let Size { dim, tokens, switch, .. } = *size;
+    let pairs = size.pairs();
+    let name = if network == "tf" { size.transformer } else { "softmax + mesa" };
+    let all = load(size, network, settings)?;
+    let one = curves(&all, &FewShot::new(dim, pairs)?, settings)?;
+    let two = curves(&all, &FewShot::switching(dim, pairs, switch)?, settings)?;
+    let i: Vec<usize> = (1..=pairs).collect();
     let panel = |title: &str, (prompts, squares): &Curves| {
         let mut panel = Panel::new(title).x(Axis::linear("pair i"));
         for ((name, color), curves) in PROMPTS.iter().zip(prompts) {
@@ -283,33 +364,42 @@ fn figure(id: &'static str, network: &str, name: &str, settings: &Settings<'_>) 
             .line(Line::new("least squares, correct pairs", &i, &squares[1]).color(Color::BLACK).dotted())
             .line(Line::new("Prop. 2, spurious pairs too", &i, &squares[2]).color(Color::ORANGE).dashed())
     };
+    let mut theirs = Vec::new();
+    if size.theirs {
+        let figure = if network == "tf" { "fig8a" } else { "fig18a" };
+        for ((name, color), key) in PROMPTS.iter().zip(["pairs", "eos", "prefix"]) {
+            let curve: Vec<f64> = reference::curve(&format!("{figure}/{key}"))?.into_iter().take(pairs).collect();
+            theirs.push(Line::new(format!("paper: {name}"), &i, &curve).color(*color).dotted());
+        }
+    }
     // The peak of least squares would flatten all other curves.
     let most = one.0.iter().chain(&two.0).flatten().flatten().copied().greatest();
     let axis = || Axis::linear("label loss ½‖y_{i} − f(x_{i})‖²").range(0.0, 1.6 * most);
     let figure = Figure::new(id, "Regression from pairs in context, after training on dynamics alone")
         .caption(format!(
-            "{name}, trained on linear dynamics of n = {DIM}, T = {TOKENS}, {}, and frozen; prompts x_{{1}}, y_{{1}}, x_{{2}}, … with y = W x, \
-             x uniform as in the authors' code. EOS: a token after every pair, tuned; prefix: {PREFIX} tokens in front, tuned \
+            "{name}, trained on linear dynamics of n = {dim}, T = {tokens}, {}, and frozen; prompts x_{{1}}, y_{{1}}, x_{{2}}, … with y = W x, \
+             x uniform as in the authors' code. EOS: a token after every pair, tuned; prefix: {} tokens in front, tuned \
              with it. Least squares (ridge {RIDGE}) on every token given the one before it has a peak where it can just \
              fit the spurious pairs (it leaves the axis); the curve that the authors stored as least squares is not that but near the \
              series of Prop. 2 with the newest pair dropped. In B the teacher changes at pair {}; here all prompts have seen \
              the same pairs by then, whereas the authors' code changes it after 80 tokens: 40 pairs without EOS, of which \
              20 are drawn.",
             seeds(all.len()),
-            SWITCH + 1
+            size.prefix(),
+            switch + 1
         ))
-        .panel(panel("A: one task", &one).y(axis()))
-        .panel(panel("B: the task changes", &two).y(axis()).vline(SWITCH as f64 + 0.5, "new W"));
+        .panel(theirs.iter().fold(panel("A: one task", &one).y(axis()), |panel, line| panel.line(line.clone())))
+        .panel(panel("B: the task changes", &two).y(axis()).vline(switch as f64 + 0.5, "new W"));
     let [base, eos, prefix] = [over_seeds(&one.0[0]), over_seeds(&one.0[1]), over_seeds(&one.0[2])];
     let squares = &one.1[0];
-    let peak = (0..PAIRS).fold(0, |best, k| if squares[k] > squares[best] { k } else { best });
+    let peak = (0..pairs).fold(0, |best, k| if squares[k] > squares[best] { k } else { best });
     let switched = over_seeds(&two.0[0]);
-    let middle = DIM as f64 / 2.0 + 1.0;
+    let middle = dim as f64 / 2.0 + 1.0;
     let claims = Claims::new()
         .at_most(
             format!("{id}.learns"),
             "pairs alone: the label loss of the last pair over that of the first",
-            base[PAIRS - 1] / base[0],
+            base[pairs - 1] / base[0],
             0.6,
         )
         .within(
@@ -323,31 +413,47 @@ fn figure(id: &'static str, network: &str, name: &str, settings: &Settings<'_>) 
         .at_most(
             format!("{id}.eos"),
             "a tuned EOS token lowers the loss for i > n (ratio of means)",
-            mean(&eos[DIM..]) / mean(&base[DIM..]),
+            mean(&eos[dim..]) / mean(&base[dim..]),
             1.0,
         )
         .at_most(
             format!("{id}.prefix"),
             "a tuned prefix lowers it further for i ≤ n (ratio of means)",
-            mean(&prefix[..DIM]) / mean(&eos[..DIM]),
+            mean(&prefix[..dim]) / mean(&eos[..dim]),
             1.0,
         )
         .at_least(
             format!("{id}.switch"),
             "pairs alone: with a new W the loss jumps (ratio to the pair before)",
-            switched[SWITCH] / switched[SWITCH - 1],
+            switched[switch] / switched[switch - 1],
             1.8,
         )
         .at_most(
             format!("{id}.recovers"),
             "… and falls again: the last pair's loss over that at the change",
-            switched[PAIRS - 1] / switched[SWITCH],
+            switched[pairs - 1] / switched[switch],
             0.7,
         );
     let ascent = base.iter().copied().greatest() / base[0];
+    let claims = match theirs.first() {
+        Some(paper) => claims
+            .at_least(
+                format!("{id}.rises"),
+                "pairs alone: the loss rises before it falls (greatest over first)",
+                ascent,
+                1.05,
+            )
+            .at_most(
+                format!("{id}.paper"),
+                "pairs alone: the authors' curve (mean gap in ln loss)",
+                mean(&base.iter().zip(&paper.y).map(|(a, b)| (a.ln() - b.ln()).abs()).collect::<Vec<_>>()),
+                0.1,
+            ),
+        None => claims,
+    };
     let config = json!({
-        "checkpoint": ID, "losses": { "pairs": base, "eos": eos, "prefix": prefix, "spurious": squares, "correct": one.1[1], "series": one.1[2] },
-        "switched": switched, "ascent_of_pairs_alone": ascent, "switch": SWITCH,
+        "checkpoint": size.id, "losses": { "pairs": base, "eos": eos, "prefix": prefix, "spurious": squares, "correct": one.1[1], "series": one.1[2] },
+        "switched": switched, "ascent_of_pairs_alone": ascent, "switch": switch,
         "pretraining_loss": all.iter().map(|t| t.run.history.measure("test").ok().and_then(|m| m.last().copied())).collect::<Vec<_>>(),
     });
     Ok(Reproduction { figure, claims, config })

@@ -7,7 +7,6 @@
 pub mod beyond;
 mod depth;
 pub mod few_shot;
-mod full;
 mod kernels;
 pub mod language;
 pub mod linearised;
@@ -15,7 +14,7 @@ mod observations;
 mod one_layer;
 pub mod probes;
 pub mod recipes;
-mod reference;
+pub mod reference;
 pub mod sensitivity;
 mod stacks;
 pub mod weights;
@@ -98,8 +97,6 @@ pub fn experiments() -> Vec<Experiment> {
         shots("mesa.fig26", "Language models of one layer", &["mesa-language"], language::one_layer),
         shots("mesa.fig27", "Language models of two layers", &["mesa-language"], language::two_layers),
         shots("mesa.fig28", "Layer-1 attention of language models", &["mesa-language"], language::attention),
-        deep("mesa.full", "Figs. 6C and 7A at the authors' own size", &["mesa-full"], full::losses),
-        deep("mesa.full-layers", "Figs. 2A, 6A, 6B and 16 at the authors' own size", &["mesa-full"], full::layers),
         deep("mesa.diversity", "How many teachers make a learner", DIVERSITY, beyond::diversity),
         deep("mesa.rules", "Linear attention, delta rule, implicit step, mesa", &["mesa-rules"], beyond::rules),
         deep("mesa.switch", "A teacher that changes", &["mesa-linear"], beyond::switch),
