@@ -36,7 +36,8 @@ pub struct Size {
     tokens: usize,
     /// The pair, from 0, at which the teacher changes in the panels B.
     switch: usize,
-    /// Networks of a kind, and how they are pretrained.
+    /// The networks, how many of each, and how they are pretrained.
+    networks: &'static [&'static str],
     seeds: u64,
     protocol: fn(&str) -> Result<Protocol>,
     /// Prompts a step of tuning, and steps.
@@ -55,6 +56,7 @@ pub const SMALL: Size = Size {
     dim: 5,
     tokens: 72,
     switch: 8,
+    networks: &["tf", "hybrid"],
     seeds: recipes::SEEDS,
     protocol: |name| {
         let layers = if name == "tf" { recipes::DEPTH } else { 2 };
@@ -67,13 +69,14 @@ pub const SMALL: Size = Size {
 };
 
 /// The authors' own size, n = 10; pretrained in batches of 64 for 6,000 steps (their code: 128 and 15,000), tuned in batches of
-/// 32 for 3,000 steps (64 or 128, and 5,000).
+/// 32 for 2,000 steps (64 or 128, and 5,000).
 pub const FULL: Size = Size {
     id: "mesa-few-shot-full",
-    title: "a softmax transformer and a hybrid, n = 10, T = 224, and tokens tuned for few-shot regression",
+    title: "a softmax transformer, n = 10, T = 224, and tokens tuned for few-shot regression",
     dim: 10,
     tokens: 224,
     switch: 20,
+    networks: &["tf"],
     seeds: 1,
     protocol: |name| {
         let layers = if name == "tf" { recipes::FULL_DEPTH } else { 2 };
@@ -81,7 +84,7 @@ pub const FULL: Size = Size {
         Ok(Protocol { batch: 64, rate: 8e-4, schedule, ..named((10, 224), name, layers)? }.steps(6000))
     },
     batch: 32,
-    steps: 3000,
+    steps: 2000,
     transformer: "softmax × 7",
     theirs: true,
 };
@@ -100,7 +103,7 @@ impl Size {
     /// The networks, by the figure that has them, their seeds and how they are pretrained.
     fn runs(&self) -> Result<Vec<Run>> {
         let mut all = Vec::new();
-        for name in ["tf", "hybrid"] {
+        for name in self.networks {
             for seed in 0..self.seeds {
                 all.push(Run { name: format!("{name}.s{seed}"), protocol: (self.protocol)(name)?, seed });
             }
@@ -279,7 +282,7 @@ pub fn load(size: &Size, network: &str, settings: &Settings<'_>) -> Result<Vec<T
     let runs = size.runs()?;
     let wanted: Vec<&Run> = runs.iter().filter(|run| run.name.split('.').next() == Some(network)).collect();
     if wanted.is_empty() {
-        return Err(Error::unknown("network", network, ["tf", "hybrid"]));
+        return Err(Error::unknown("network", network, size.networks.iter().copied()));
     }
     wanted.into_iter().map(of).collect()
 }
@@ -310,14 +313,6 @@ pub fn hybrid(settings: &Settings<'_>) -> Result<Reproduction> {
 /// As [`load`].
 pub fn full_transformer(settings: &Settings<'_>) -> Result<Reproduction> {
     figure("mesa.fig8-full", &FULL, "tf", settings)
-}
-
-/// Figure 18 at the authors' own size.
-///
-/// # Errors
-/// As [`load`].
-pub fn full_hybrid(settings: &Settings<'_>) -> Result<Reproduction> {
-    figure("mesa.fig18-full", &FULL, "hybrid", settings)
 }
 
 /// Of each prompt the label losses of every seed `[3][seeds][pairs]`; those of least squares with spurious and with correct
@@ -366,9 +361,8 @@ fn figure(id: &'static str, size: &Size, network: &str, settings: &Settings<'_>)
     };
     let mut theirs = Vec::new();
     if size.theirs {
-        let figure = if network == "tf" { "fig8a" } else { "fig18a" };
         for ((name, color), key) in PROMPTS.iter().zip(["pairs", "eos", "prefix"]) {
-            let curve: Vec<f64> = reference::curve(&format!("{figure}/{key}"))?.into_iter().take(pairs).collect();
+            let curve: Vec<f64> = reference::curve(&format!("fig8a/{key}"))?.into_iter().take(pairs).collect();
             theirs.push(Line::new(format!("paper: {name}"), &i, &curve).color(*color).dotted());
         }
     }

@@ -7,6 +7,7 @@
 pub mod beyond;
 mod depth;
 pub mod few_shot;
+mod full;
 mod kernels;
 pub mod language;
 pub mod linearised;
@@ -47,6 +48,7 @@ pub fn experiments() -> Vec<Experiment> {
     let one = |id, title, checkpoints, run: Run| figure(id, title, "06_mesa_optimisation", checkpoints, run);
     let deep = |id, title, checkpoints, run: Run| figure(id, title, "07_mesa_layer_and_deep_models", checkpoints, run);
     let shots = |id, title, checkpoints, run: Run| figure(id, title, "08_few_shot_and_language", checkpoints, run);
+    let full = |id, title, checkpoints, run: Run| figure(id, title, "10_mesa_at_the_authors_size", checkpoints, run);
     vec![
         one(
             "mesa.fig2a",
@@ -97,6 +99,14 @@ pub fn experiments() -> Vec<Experiment> {
         shots("mesa.fig26", "Language models of one layer", &["mesa-language"], language::one_layer),
         shots("mesa.fig27", "Language models of two layers", &["mesa-language"], language::two_layers),
         shots("mesa.fig28", "Layer-1 attention of language models", &["mesa-language"], language::attention),
+        full("mesa.full", "Figs. 6C and 7A at the authors' own size", &["mesa-full"], full::losses),
+        full("mesa.full-layers", "Figs. 2A, 6A, 6B and 16 at the authors' own size", &["mesa-full"], full::layers),
+        full(
+            "mesa.fig8-full",
+            "Few-shot regression at the authors' own size, softmax transformer",
+            &["mesa-few-shot-full"],
+            few_shot::full_transformer,
+        ),
         deep("mesa.diversity", "How many teachers make a learner", DIVERSITY, beyond::diversity),
         deep("mesa.rules", "Linear attention, delta rule, implicit step, mesa", &["mesa-rules"], beyond::rules),
         deep("mesa.switch", "A teacher that changes", &["mesa-linear"], beyond::switch),

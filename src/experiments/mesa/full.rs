@@ -1,0 +1,218 @@
+//! Figures 2A, 6, 7A and 16 at the authors' own size, n = 10 and T = 50, beside the curves that they stored.
+
+use serde_json::json;
+
+use super::depth::{at, of, overall, preconditioning_claims, probing, sample, seeds, shades};
+use super::kernels::RIDGE;
+use super::one_layer::mean;
+use super::probes::Target;
+use super::recipes::{self, FULL, FULL_DEPTH, SENSITIVITIES, Trained};
+use super::reference;
+use super::stacks::{HORIZON, bound_line, sensitivity_panel};
+use crate::Result;
+use crate::algorithms::sequences::{InverseSeries, Pairing, SequenceLeastSquares, orthogonal_floor, sequence_losses};
+use crate::experiments::{Reproduction, Settings};
+use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+
+const CHECKPOINT: &str = "mesa-full";
+
+/// Variance of a coordinate of the first state, U(−1, 1), which orthogonal dynamics keep.
+const VARIANCE: f64 = 1.0 / 3.0;
+
+/// Networks, what they are called, their colours, and where the authors' losses of them are.
+const NETWORKS: [(&str, &str, Color, &str); 3] = [
+    ("tf3", "softmax × 3", Color::SKY, "fig6c/TF3"),
+    ("tf", "softmax × 7", Color::BLUE, "fig7a/TF7"),
+    ("hybrid", "softmax + mesa", Color::RED, "fig7a/Hybrid-mesa"),
+];
+
+/// Figures 6C and 7A.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn losses(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load(CHECKPOINT, |_| true, settings)?;
+    let test = sample(of(&runs, "tf")?[0], settings)?;
+    let t: Vec<usize> = (1..=FULL.1).collect();
+    let axes = |title: &str| Panel::new(title).x(Axis::linear("token t")).y(Axis::log("loss at token t"));
+    let series = |which: &str| -> Result<[Vec<f64>; 2]> {
+        let of = |pairing| sequence_losses(&InverseSeries::authors(which, pairing)?, &test, None);
+        Ok([of(Pairing::All)?, of(Pairing::Dropped)?])
+    };
+    let ([two_all, two], [six_all, six]) = (series("linear2")?, series("linear")?);
+    let ridge = sequence_losses(&SequenceLeastSquares { ridge: RIDGE, pairing: Pairing::All }, &test, None)?;
+    let mut panels = [axes("Figure 6C: depth against steps"), axes("Figure 7A: the hybrid")];
+    let (mut claims, mut all) = (Claims::new(), Vec::new());
+    for (network, name, color, theirs) in NETWORKS {
+        let ours: Vec<Vec<f64>> = of(&runs, network)?.iter().map(|run| run.losses(&test)).collect::<Result<_>>()?;
+        let theirs = reference::curve(theirs)?;
+        for (panel, shown) in panels.iter_mut().zip([network != "hybrid", network != "tf3"]) {
+            if shown {
+                let both = [
+                    Line::mean(name, &t, &ours).color(color),
+                    Line::new(format!("paper: {name}"), &t, &theirs).color(color).dotted(),
+                ];
+                *panel = both.into_iter().fold(panel.clone(), Panel::line);
+            }
+        }
+        claims = claims.within(
+            format!("mesa.full.{network}"),
+            format!("{name}: mean loss over the authors' {:.3}", mean(&theirs)),
+            overall(&ours) / mean(&theirs),
+            0.95,
+            1.05,
+        );
+        all.push(ours);
+    }
+    let [depth, hybrid] = panels;
+    let depth = depth
+        .line(Line::new("Prop. 2, 2 steps", &t, &two_all).color(Color::ORANGE).dashed())
+        .line(Line::new("Prop. 2, 6 steps", &t, &six_all).color(Color::BROWN).dashed());
+    let hybrid = hybrid
+        .line(Line::new("Prop. 2, 6 steps", &t, &six_all).color(Color::BROWN).dashed())
+        .line(Line::new("least squares", &t, &ridge).color(Color::BLACK))
+        .line(Line::new("floor", &t, orthogonal_floor(FULL.0, FULL.1, 0.01)).color(Color::BLACK).dotted());
+    let figure = Figure::new("mesa.full", "Figures 6C and 7A at the authors' own size")
+        .caption(format!(
+            "n = 10, T = 50, batches of 256, 10,000 steps as the authors take them (the hybrid: half of theirs), {}; on a CPU. Dotted: the \
+             authors' stored means over five seeds. Prop. 2 with their coefficients, learnt at this size, here with all pairs.",
+            seeds(all[0].len())
+        ))
+        .panel(depth)
+        .panel(hybrid);
+    let [three, seven, mesa] = [&all[0], &all[1], &all[2]];
+    let late = 3 * FULL.0 / 2;
+    let gap = |a: &[Vec<f64>], b: &[f64], tokens: std::ops::Range<usize>| {
+        mean(&tokens.map(|k| (at(a, k).ln() - b[k].ln()).abs()).collect::<Vec<_>>())
+    };
+    let end = FULL.1 - 1;
+    let claims = claims
+        .at_most(
+            "mesa.full.deep",
+            "7 layers are near 6 steps of Prop. 2 for t ≥ 1.5 n (mean gap in ln loss)",
+            gap(seven, &six_all, late..FULL.1),
+            0.3,
+        )
+        .at_most("mesa.full.shallow", "3 layers are near 2 steps there", gap(three, &two_all, late..FULL.1), 0.3)
+        .at_least(
+            "mesa.full.early",
+            "at t < n the gap of 7 layers with all pairs exceeds that with the newest dropped (ratio)",
+            gap(seven, &six_all, 1..FULL.0) / gap(seven, &six, 1..FULL.0),
+            1.0,
+        )
+        .at_most(
+            "mesa.full.mean",
+            "the hybrid beats 7 softmax layers (ratio of mean losses)",
+            overall(mesa) / overall(seven),
+            1.0,
+        )
+        .at_most("mesa.full.end", "… and at t = T", at(mesa, end) / at(seven, end), 1.0)
+        .at_least(
+            "mesa.full.floor",
+            "yet it is not at the floor of least squares (ratio of mean losses)",
+            overall(mesa) / mean(&ridge),
+            1.0,
+        );
+    let config = json!({
+        "checkpoint": CHECKPOINT, "means": all.iter().map(|c| overall(c)).collect::<Vec<_>>(),
+        "at_T": all.iter().map(|c| at(c, end)).collect::<Vec<_>>(), "least_squares": mean(&ridge),
+        "prop2": [mean(&two_all), mean(&six_all)], "prop2_code": [mean(&two), mean(&six)],
+    });
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// The authors' probes of a figure, layer by layer: the error at every token.
+fn stored(figure: &str) -> Result<Vec<Vec<f64>>> {
+    (0..=FULL_DEPTH).map(|l| reference::curve(&format!("{figure}/layer{l}"))).collect()
+}
+
+/// A panel of probes with the authors' for the input and the layers 2, 4, and 7 beside ours.
+fn beside(mut panel: Panel, title: &str, theirs: &[Vec<f64>]) -> Panel {
+    panel.title = title.to_owned();
+    let t: Vec<usize> = (2..=FULL.1).collect();
+    for (l, color) in shades(FULL_DEPTH + 1).into_iter().enumerate().filter(|(l, _)| [0, 2, 4, FULL_DEPTH].contains(l))
+    {
+        let name = if l == 0 { "paper: input".to_owned() } else { format!("paper: layer {l}") };
+        panel = panel.line(Line::new(name, &t, &theirs[l][1..]).color(color).dotted());
+    }
+    panel
+}
+
+/// Figures 2A, 6A, 6B and 16.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn layers(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load(CHECKPOINT, |n| n != "tf3", settings)?;
+    let mut binding = Panel::new("Figure 2A: earlier states in layer 1")
+        .x(Axis::linear("state probed for, tokens back").ticks(0..HORIZON))
+        .y(Axis::log("relative error, held out").range(1e-7, 2.0));
+    let mut sensitivities = Vec::new();
+    let (mut claims, mut config) = (Claims::new(), json!({ "checkpoint": CHECKPOINT }));
+    for (network, name, color, _) in &NETWORKS[1..] {
+        let line = bound_line(&runs, network, name, *color, settings)?;
+        let stored = if *network == "tf" { "full_softmax" } else { "full_hybrid" };
+        let theirs: Vec<f64> =
+            reference::curve(&format!("fig2a/{stored}"))?.iter().rev().map(|v| v / VARIANCE).collect();
+        binding = binding.line(Line::new(format!("paper: {name}"), 0..HORIZON, theirs).color(*color).dotted());
+        claims = claims
+            .at_most(format!("mesa.full.{network}-now"), format!("{name}: s_{{t}} is decodable"), line.y[0], 0.05)
+            .at_most(format!("mesa.full.{network}-before"), format!("{name}: so is s_{{t−1}}"), line.y[1], 0.05)
+            .at_least(format!("mesa.full.{network}-older"), format!("{name}: s_{{t−2}} is not"), line.y[2], 0.3);
+        config[network] = json!(line.y);
+        binding = binding.line(line);
+        let (mut panel, last) = sensitivity_panel(&format!("Figure 16: {name}"), &of(&runs, network)?)?;
+        let colors = shades(SENSITIVITIES.len());
+        for (token, color) in SENSITIVITIES.into_iter().zip(colors.into_iter().rev()).take(3) {
+            let theirs = reference::curve(&format!("fig16/{stored}/{token}"))?;
+            let steps: Vec<usize> = (0..theirs.len()).map(|k| 100 * k).collect();
+            panel = panel.line(Line::new(format!("paper: {token}"), &steps, &theirs).color(color).dotted());
+        }
+        claims = claims
+            .at_least(
+                format!("mesa.full.{network}-depends-now"),
+                format!("{name}: layer 1 depends on s_{{t}} over s_{{t−3}}, at the end"),
+                last[0] / last[3],
+                3.0,
+            )
+            .at_least(
+                format!("mesa.full.{network}-depends-before"),
+                format!("{name}: … and on s_{{t−1}} over s_{{t−3}}"),
+                last[1] / last[3],
+                3.0,
+            );
+        sensitivities.push(panel);
+    }
+    let all: Vec<&Trained> = of(&runs, "tf")?;
+    let series = InverseSeries::authors("linear", Pairing::All)?;
+    let (next, scores, _) = probing("", "", "", &all, &Target::Next, settings)?;
+    let (inner, preconditioned, untrained) = probing("", "", "", &all, &Target::Preconditioned(series), settings)?;
+    let last = FULL.1 - 2;
+    let ratio: Vec<f64> = scores.iter().map(|s| s.relative[FULL_DEPTH][last] / s.relative[0][last]).collect();
+    let theirs = stored("fig6a")?;
+    claims = claims.at_most(
+        "mesa.full.next",
+        "at t = T layer 7's error for s_{t+1} is a small share of the input's",
+        mean(&ratio),
+        0.1,
+    );
+    for claim in preconditioning_claims("mesa.full.preconditioned", &preconditioned, &untrained, 0.75).iter() {
+        claims.push(claim.clone());
+    }
+    config["next_at_T"] =
+        json!(scores.iter().map(|s| s.absolute.iter().map(|l| l[last]).collect::<Vec<_>>()).collect::<Vec<_>>());
+    config["next_at_T_of_the_paper"] = json!(theirs.iter().map(|l| l[last + 1]).collect::<Vec<_>>());
+    let figure = Figure::new("mesa.full-layers", "Figures 2A, 6A, 6B and 16 at the authors' own size")
+        .caption(format!(
+            "n = 10, T = 50, {}. Linear probes, held out (the authors score on the batch that they fit); in 2A their errors are divided by \
+             the variance of a state, 1/3. In 6B the authors' series drops the newest pair. In 16 their hybrid is trained at another rate. Dotted: the authors' \
+             stored curves.",
+            seeds(all.len())
+        ))
+        .columns(3)
+        .panel(binding)
+        .panel(beside(next.panels[0].clone(), "Figure 6A: the next state", &theirs))
+        .panel(beside(inner.panels[0].clone(), "Figure 6B: the preconditioned state", &stored("fig6b")?))
+        .panels(sensitivities);
+    Ok(Reproduction { figure, claims, config })
+}
