@@ -104,6 +104,44 @@ fn gradients_are_finite_differences() {
     }
 }
 
+/// Sequences of more tokens than attention takes at a time: gradients in parameters and tokens are finite differences, with
+/// losses of all tokens and of some.
+#[test]
+fn long_sequences_have_these_gradients_too() {
+    let (batch, length) = (2, 150);
+    let quadratic = ["linear", "softmax", "all of it"];
+    let cases = architectures().into_iter().filter(|(name, _)| quadratic.contains(name));
+    for ((k, (name, a)), every) in cases.enumerate().flat_map(|case| [1, 2].map(|every| (case.clone(), every))) {
+        // Linear attention sums over many tokens.
+        let parameters = random(a.parameters(), if name == "linear" { 0.2 } else { 0.6 }, k as u64);
+        let tokens = random(batch * length * a.input, 1.0, 100);
+        let targets = LaneBatch::new(batch, length, a.output, &random(batch * length * a.output, 1.0, 101)).unwrap();
+        let weights = weights(length, length, every);
+        let loss = |parameters: &[f64], tokens: &[f64]| {
+            let tokens = LaneBatch::new(batch, length, a.input, tokens).unwrap();
+            squared_loss_in_tokens(&a, parameters, &tokens, &targets, Some(&weights)).unwrap()
+        };
+        let (slope, in_tokens) = loss(&parameters, &tokens);
+        let h = 1e-5;
+        let in_tokens = in_tokens.values();
+        let scale = |gradient: &[f64]| gradient.iter().map(|g| g.abs()).greatest();
+        for i in (0..parameters.len()).step_by(7) {
+            let [mut up, mut down] = [parameters.clone(), parameters.clone()];
+            (up[i], down[i]) = (up[i] + h, down[i] - h);
+            let numeric = (loss(&up, &tokens).0.loss - loss(&down, &tokens).0.loss) / (2.0 * h);
+            let off = (numeric - slope.parameters[i]).abs() / scale(&slope.parameters);
+            assert!(off < 1e-6, "{name}, every {every}, parameter {i}: {numeric} {}", slope.parameters[i]);
+        }
+        for i in (0..tokens.len()).step_by(97) {
+            let [mut up, mut down] = [tokens.clone(), tokens.clone()];
+            (up[i], down[i]) = (up[i] + h, down[i] - h);
+            let numeric = (loss(&parameters, &up).0.loss - loss(&parameters, &down).0.loss) / (2.0 * h);
+            let off = (numeric - in_tokens[i]).abs() / scale(&in_tokens);
+            assert!(off < 1e-6, "{name}, every {every}, token entry {i}: {numeric} {}", in_tokens[i]);
+        }
+    }
+}
+
 /// The f32 op on the machine's instruction set is the f64 one, with any number of threads.
 #[test]
 fn single_precision_agrees_with_its_twin() {

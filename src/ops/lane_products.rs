@@ -26,18 +26,43 @@ impl View {
     }
 }
 
-/// Which part of a product is needed, for causal attention, of which query i is that of token i `step`.
+/// Which part of a product is needed, for causal attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// All of it.
     All,
-    /// Columns j <= i step; at most [`ABOVE`] step entries behind those are written too, and are to be ignored or cleared.
-    Lower(usize),
-    /// L has entries with c <= i step: sums over those. The [`ABOVE`] step entries behind them must be 0.
-    SumBelow(usize),
-    /// The transpose of such a factor, L has entries with c step >= i: sums over those. The other entries with
-    /// c step >= i - [`ABOVE`] must be 0.
-    SumFrom(usize),
+    /// Row i is a query, columns are tokens: those up to the query's own. At most [`ABOVE`] step entries behind them are written
+    /// too, and are to be ignored or cleared.
+    Lower(Queries),
+    /// L has a query a row and tokens as summands: sums over those up to the query's own. The [`ABOVE`] step entries behind
+    /// them must be 0.
+    SumBelow(Queries),
+    /// The transpose of such a factor, L has a token a row: sums over the queries that see it. The entries of those that
+    /// see one of the [`ABOVE`] tokens before it must be 0.
+    SumFrom(Queries),
+}
+
+/// Query i is that of token `first` + i `step`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Queries {
+    pub first: usize,
+    pub step: usize,
+}
+
+impl Queries {
+    /// Tokens that query `i` sees.
+    #[inline(always)]
+    pub fn seen(self, i: usize) -> usize {
+        self.first + i * self.step + 1
+    }
+
+    /// The first query that sees token `t`.
+    #[inline(always)]
+    fn that_see(self, t: usize) -> usize {
+        let behind = t.saturating_sub(self.first);
+        // A division takes as long as a few multiply-adds of vectors: none where there is nothing to divide.
+        if self.step == 1 { behind } else { behind.div_ceil(self.step) }
+    }
 }
 
 /// Rows that the largest block of rows has beside its first one.
@@ -258,11 +283,9 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
         let Extent { columns, inner, .. } = self.extent;
         match self.part {
             Part::All => (columns, 0, inner),
-            Part::Lower(step) => (columns.min((i + m - 1) * step + 1), 0, inner),
-            Part::SumBelow(step) => (columns, 0, inner.min((i + m - 1) * step + 1)),
-            // Divisions take as long as a few multiply-adds of vectors: none where there is nothing to divide.
-            Part::SumFrom(1) => (columns, i, inner),
-            Part::SumFrom(step) => (columns, i.div_ceil(step), inner),
+            Part::Lower(queries) => (columns.min(queries.seen(i + m - 1)), 0, inner),
+            Part::SumBelow(queries) => (columns, 0, inner.min(queries.seen(i + m - 1))),
+            Part::SumFrom(queries) => (columns, queries.that_see(i), inner),
         }
     }
 

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::delta_rule;
-use super::lane_products::{ABOVE, Extent, OnLanes, Part, Shared, View, product, reduced_product};
+use super::lane_products::{ABOVE, Extent, OnLanes, Part, Queries, Shared, View, product, reduced_product};
 use super::lanes::{Kernel, LANES, Lanes, Vector, exp, prefetch};
 use super::mesa_layer::{self, Head, Workspace};
 use crate::error::array_len;
@@ -387,12 +387,16 @@ pub fn attention<T: OnLanes>(
         for (h, (sum, squares)) in sums.iter_mut().enumerate() {
             let size = n * wanted.key;
             let [q, k, ..] = pass.layers[layer].head(h, [size; 2]);
-            let causal = Causal { queries: Rows::all(n), tokens: n, key: wanted.key };
-            weights(&causal, wanted.mixer, q, k, &mut pass.scores);
-            for (k, lanes) in pass.scores.iter().enumerate() {
-                for v in &lanes.0[..present] {
-                    sum[k] += v.f64();
-                    squares[k] += v.f64().powi(2);
+            for (at, causal) in Causal::blocks(Rows::all(n), wanted.key) {
+                let of = at.start * wanted.key..at.end * wanted.key;
+                weights(&causal, wanted.mixer, &q[of], k, &mut pass.scores);
+                for (i, query) in at.enumerate() {
+                    for (t, lanes) in pass.scores[causal.row(i)].iter().enumerate() {
+                        for v in &lanes.0[..present] {
+                            sum[query * n + t] += v.f64();
+                            squares[query * n + t] += v.f64().powi(2);
+                        }
+                    }
                 }
             }
         }
@@ -682,18 +686,32 @@ impl Read {
     }
 }
 
-/// Causal attention of a head: its queries, and the keys and values of all tokens.
+/// Causal attention of a head for some of its queries: those, the tokens that the last of them sees, and channels.
+#[derive(Clone, Copy)]
 struct Causal {
-    queries: Rows,
+    queries: Queries,
+    count: usize,
     tokens: usize,
     key: usize,
 }
 
+/// Queries whose attention is computed at a time: their scores stay in the cache however long the sequence is.
+const AT_A_TIME: usize = 64;
+
 impl Causal {
+    /// Attention of the queries of `rows`, [`AT_A_TIME`] after the other: where they are among the rows, and it.
+    fn blocks(rows: Rows, key: usize) -> impl Iterator<Item = (Range<usize>, Causal)> {
+        (0..rows.count).step_by(AT_A_TIME).map(move |from| {
+            let count = AT_A_TIME.min(rows.count - from);
+            let queries = Queries { first: from * rows.step, step: rows.step };
+            (from..from + count, Causal { queries, count, tokens: queries.seen(count - 1), key })
+        })
+    }
+
     /// Where a matrix `[queries, tokens]` has the entries of query `i`: those of the tokens up to its own.
     fn row(&self, i: usize) -> Range<usize> {
         let at = i * self.tokens;
-        at..at + i * self.queries.step + 1
+        at..at + self.queries.seen(i)
     }
 }
 
@@ -795,7 +813,7 @@ impl<T: OnLanes> Kernel<T> for Softmax<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
-        for i in 0..self.causal.queries.count {
+        for i in 0..self.causal.count {
             let row = self.causal.row(i);
             let row = &mut self.scores[row];
             let mut most = V::load(&row[0]);
@@ -827,7 +845,7 @@ impl<T: OnLanes> Kernel<T> for SoftmaxAdjoint<'_, T> {
     type Output = ();
     #[inline(always)]
     fn run<V: Vector<T>>(self) {
-        for i in 0..self.causal.queries.count {
+        for i in 0..self.causal.count {
             let row = self.causal.row(i);
             let (row, slope) = (&self.weights[row.clone()], &mut self.slopes[row]);
             let mut mean = V::splat(T::default());
@@ -875,26 +893,31 @@ impl<T: OnLanes> Kernel<T> for GeluAdjoint<'_, T> {
 
 /// `scale X Yᵀ` of queries and the tokens up to theirs, 0 behind those.
 fn lower<T: OnLanes>(causal: &Causal, scale: T, x: &[Lanes<T>], y: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    let Causal { queries, tokens, key } = *causal;
-    let extent = Extent { rows: queries.count, columns: tokens, inner: key };
+    let Causal { queries, count, tokens, key } = *causal;
+    let extent = Extent { rows: count, columns: tokens, inner: key };
     let (rows, place) = (View::new(0, key, 1), View::new(0, tokens, 1));
-    product::<T, _, false>(extent, Part::Lower(queries.step), scale, (x, rows), (y, rows), (out, place));
+    product::<T, _, false>(extent, Part::Lower(queries), scale, (x, rows), (y, rows), (out, place));
     // Nothing further behind has ever been written, or is read.
-    for i in 0..queries.count {
+    for i in 0..count {
         let end = causal.row(i).end;
         out[end..((i + 1) * tokens).min(end + ABOVE * queries.step)].fill(Lanes::zero());
     }
 }
 
-/// `out = M x`, the queries' sums over the tokens up to theirs, or `out = Mᵀ x` over the tokens.
-fn mix<T: OnLanes>(causal: &Causal, m: &[Lanes<T>], transposed: bool, scale: T, x: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    let Causal { queries, tokens, key } = *causal;
-    let (rows, inner, part, m) = match transposed {
-        false => (queries.count, tokens, Part::SumBelow(queries.step), (m, View::new(0, tokens, 1))),
-        true => (tokens, queries.count, Part::SumFrom(queries.step), (m, View::new(0, 1, tokens))),
-    };
-    let extent = Extent { rows, columns: key, inner };
-    product::<T, _, false>(extent, part, scale, m, (x, View::new(0, 1, key)), (out, View::new(0, key, 1)));
+/// `out = M x`: the queries' sums over the tokens up to theirs.
+fn mix<T: OnLanes>(causal: &Causal, m: &[Lanes<T>], scale: T, x: &[Lanes<T>], out: &mut [Lanes<T>]) {
+    let Causal { queries, count, tokens, key } = *causal;
+    let extent = Extent { rows: count, columns: key, inner: tokens };
+    let (m, x) = ((m, View::new(0, tokens, 1)), (x, View::new(0, 1, key)));
+    product::<T, _, false>(extent, Part::SumBelow(queries), scale, m, x, (out, View::new(0, key, 1)));
+}
+
+/// `out += Mᵀ x`, the adjoint of [`mix`] in x: the tokens' sums over the queries that see them.
+fn mix_adjoint<T: OnLanes>(causal: &Causal, m: &[Lanes<T>], scale: T, x: &[Lanes<T>], out: &mut [Lanes<T>]) {
+    let Causal { queries, count, tokens, key } = *causal;
+    let extent = Extent { rows: tokens, columns: key, inner: count };
+    let (m, x) = ((m, View::new(0, 1, tokens)), (x, View::new(0, 1, key)));
+    product::<T, _, true>(extent, Part::SumFrom(queries), scale, m, x, (out, View::new(0, key, 1)));
 }
 
 /// Scales each head's channels of each token to norm 1, and keeps the norms.
@@ -1036,8 +1059,8 @@ impl<T: OnLanes> Pass<T> {
             rows,
             x,
             layers: a.layers.iter().enumerate().map(of).collect(),
-            scores: zeros(if quadratic { tokens } else { 0 }),
-            slopes: zeros(if quadratic { tokens } else { 0 }),
+            scores: zeros(if quadratic { tokens.min(AT_A_TIME) } else { 0 }),
+            slopes: zeros(if quadratic { tokens.min(AT_A_TIME) } else { 0 }),
             residual: std::array::from_fn(|_| zeros(a.width)),
             adjoints: std::array::from_fn(|_| zeros(a.layers.iter().map(|l| l.key).max().unwrap_or(0))),
             prediction: vec![Lanes::zero(); rows.count * a.output],
@@ -1122,9 +1145,11 @@ impl<T: OnLanes> Pass<T> {
                     mixer => mesa_layer::forward(&head, q, k, v, scalar, T::of(mixer.forget()), work, o),
                 }
             } else {
-                let causal = Causal { queries, tokens: n, key };
-                weights(&causal, layer.mixer, q, k, scores);
-                mix(&causal, scores, false, T::of(1.0), v, o);
+                for (at, causal) in Causal::blocks(queries, key) {
+                    let of = at.start * key..at.end * key;
+                    weights(&causal, layer.mixer, &q[of.clone()], k, scores);
+                    mix(&causal, scores, T::of(1.0), v, &mut o[of]);
+                }
             }
             linear::<T, true>((rows, channels, key), (p, matrices.out), o, sum);
         }
@@ -1269,21 +1294,26 @@ impl<T: OnLanes> Pass<T> {
                 through(sum, Kind::Value, d2);
                 continue;
             }
-            // One gradient after the other, in two buffers: a head's work fills the cache as it is.
-            let causal = Causal { queries, tokens: n, key };
-            weights(&causal, layer.mixer, q, k, &mut self.scores);
-            lower(&causal, T::of(1.0), de, v, &mut self.slopes);
-            mix(&causal, &self.scores, true, T::of(1.0), de, d0);
-            through(sum, Kind::Value, d0);
-            let mut scale = 1.0;
-            if layer.mixer == Mixer::Softmax {
-                scale /= (key as f64).sqrt();
-                T::on_lanes(SoftmaxAdjoint { causal: &causal, weights: &self.scores, slopes: &mut self.slopes });
+            let softmax = layer.mixer == Mixer::Softmax;
+            let scale = T::of(if softmax { 1.0 / (key as f64).sqrt() } else { 1.0 });
+            d0.fill(Lanes::zero());
+            d1.fill(Lanes::zero());
+            for (at, causal) in Causal::blocks(queries, key) {
+                let of = at.start * key..at.end * key;
+                let (q, de) = (&q[of.clone()], &mut de[of]);
+                weights(&causal, layer.mixer, q, k, &mut self.scores);
+                lower(&causal, T::of(1.0), de, v, &mut self.slopes);
+                mix_adjoint(&causal, &self.scores, T::of(1.0), de, d0);
+                if softmax {
+                    T::on_lanes(SoftmaxAdjoint { causal: &causal, weights: &self.scores, slopes: &mut self.slopes });
+                }
+                // The gradient in the outputs gives way to that in the queries.
+                mix(&causal, &self.slopes, scale, k, de);
+                mix_adjoint(&causal, &self.slopes, scale, q, d1);
             }
-            mix(&causal, &self.slopes, false, T::of(scale), k, de);
+            through(sum, Kind::Value, d0);
             through(sum, Kind::Query, de);
-            mix(&causal, &self.slopes, true, T::of(scale), q, d0);
-            through(sum, Kind::Key, d0);
+            through(sum, Kind::Key, d1);
         }
         std::mem::swap(after, before);
     }
