@@ -371,13 +371,15 @@ fn figure(id: &'static str, size: &Size, network: &str, settings: &Settings<'_>)
     let axis = || Axis::linear("label loss ½‖y_{i} − f(x_{i})‖²").range(0.0, 1.6 * most);
     let figure = Figure::new(id, "Regression from pairs in context, after training on dynamics alone")
         .caption(format!(
-            "{name}, trained on linear dynamics of n = {dim}, T = {tokens}, {}, and frozen; prompts x_{{1}}, y_{{1}}, x_{{2}}, … with y = W x, \
+            "{name}, trained on linear dynamics of n = {dim}, T = {tokens}, {} steps of {}, {}, and frozen; prompts x_{{1}}, y_{{1}}, x_{{2}}, … with y = W x, \
              x uniform as in the authors' code. EOS: a token after every pair, tuned; prefix: {} tokens in front, tuned \
              with it. Least squares (ridge {RIDGE}) on every token given the one before it has a peak where it can just \
              fit the spurious pairs (it leaves the axis); the curve that the authors stored as least squares is not that but near the \
              series of Prop. 2 with the newest pair dropped. In B the teacher changes at pair {}; here all prompts have seen \
              the same pairs by then, whereas the authors' code changes it after 80 tokens: 40 pairs without EOS, of which \
              20 are drawn.",
+            all[0].run.protocol.steps,
+            all[0].run.protocol.batch,
             seeds(all.len()),
             size.prefix(),
             switch + 1

@@ -1,4 +1,4 @@
-//! Figures 2A, 6, 7A and 16 at the authors' own size, n = 10 and T = 50, beside the curves that they stored.
+//! Figures 2A, 6, 7A, 8A, 16 and 18A at the authors' own size, n = 10 and T = 50, beside the curves that they stored.
 
 use serde_json::json;
 
@@ -10,9 +10,12 @@ use super::recipes::{self, FULL, FULL_DEPTH, SENSITIVITIES, Trained};
 use super::reference;
 use super::stacks::{HORIZON, bound_line, sensitivity_panel};
 use crate::Result;
-use crate::algorithms::sequences::{InverseSeries, Pairing, SequenceLeastSquares, orthogonal_floor, sequence_losses};
+use crate::algorithms::sequences::{
+    FewShotPairs, InverseSeries, Pairing, SequenceLeastSquares, few_shot_losses, orthogonal_floor, sequence_losses,
+};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Axis, Claims, Color, Figure, Line, Panel};
+use crate::figure::{Axis, Claims, Color, Extremes, Figure, Line, Panel};
+use crate::tasks::{FewShot, Prompt};
 
 const CHECKPOINT: &str = "mesa-full";
 
@@ -118,6 +121,67 @@ pub fn losses(settings: &Settings<'_>) -> Result<Reproduction> {
         "at_T": all.iter().map(|c| at(c, end)).collect::<Vec<_>>(), "least_squares": mean(&ridge),
         "prop2": [mean(&two_all), mean(&six_all)], "prop2_code": [mean(&two), mean(&six)],
     });
+    Ok(Reproduction { figure, claims, config })
+}
+
+/// Figures 8A and 18A, pairs alone, for as many pairs as T holds.
+///
+/// # Errors
+/// As [`recipes::load`].
+pub fn pairs(settings: &Settings<'_>) -> Result<Reproduction> {
+    let runs = recipes::load(CHECKPOINT, |n| n != "tf3", settings)?;
+    let count = FULL.1 / 2;
+    let i: Vec<usize> = (1..=count).collect();
+    let task = FewShot::new(FULL.0, count)?;
+    let prompts = task.sample(if settings.quick { 512 } else { 4096 }, settings.seed.wrapping_add(83))?;
+    let prompt = Prompt::default();
+    let ridge = SequenceLeastSquares { ridge: RIDGE, pairing: Pairing::All };
+    let squares = few_shot_losses(&ridge, &prompts, FewShotPairs::Spurious)?;
+    let mut figure = Figure::new("mesa.full-pairs", "Figures 8A and 18A: pairs alone, at the authors' own size");
+    let (mut claims, mut config) = (Claims::new(), json!({ "checkpoint": CHECKPOINT }));
+    for ((network, name, color, _), (title, stored)) in
+        NETWORKS[1..].iter().zip([("Figure 8A", "fig8a"), ("Figure 18A", "fig18a")])
+    {
+        let losses = |run: &&Trained| prompts.losses(&prompt, &run.model.predict(&prompts.tokens(&prompt)?)?);
+        let all: Vec<Vec<f64>> = of(&runs, network)?.iter().map(losses).collect::<Result<_>>()?;
+        let theirs: Vec<f64> = reference::curve(&format!("{stored}/pairs"))?.into_iter().take(count).collect();
+        let line = Line::mean(*name, &i, &all).color(*color);
+        let ours = line.y.clone();
+        let gaps = ours.iter().zip(&theirs).map(|(a, b)| (a.ln() - b.ln()).abs());
+        claims = claims
+            .at_most(
+                format!("mesa.full-pairs.{network}.learns"),
+                format!("{name}: the label loss of the last pair over that of the first"),
+                ours[count - 1] / ours[0],
+                0.6,
+            )
+            .at_least(
+                format!("mesa.full-pairs.{network}.rises"),
+                format!("{name}: the loss rises before it falls (greatest over first)"),
+                ours.iter().copied().greatest() / ours[0],
+                1.05,
+            )
+            .at_most(
+                format!("mesa.full-pairs.{network}.paper"),
+                format!("{name}: the authors' curve (mean gap in ln loss)"),
+                mean(&gaps.collect::<Vec<_>>()),
+                0.1,
+            );
+        figure = figure.panel(
+            Panel::new(title)
+                .x(Axis::linear("pair i"))
+                .y(Axis::linear("label loss ½‖y_{i} − f(x_{i})‖²").range(0.0, 3.5))
+                .line(line)
+                .line(Line::new(format!("paper: {name}"), &i, &theirs).color(*color).dotted())
+                .line(Line::new("least squares, spurious pairs too", &i, &squares).color(Color::BLACK).dashed()),
+        );
+        config[network] = json!(ours);
+    }
+    let figure = figure.caption(format!(
+        "The networks of T = 50, trained on dynamics alone, read x_{{1}}, y_{{1}}, x_{{2}}, … with y = W x, x uniform as in the authors' code: \
+         {count} pairs; {}. Dotted: the authors' networks, trained on T = 224. Least squares leaves the axis.",
+        seeds(of(&runs, "tf")?.len())
+    ));
     Ok(Reproduction { figure, claims, config })
 }
 

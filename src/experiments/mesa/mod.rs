@@ -101,6 +101,7 @@ pub fn experiments() -> Vec<Experiment> {
         shots("mesa.fig28", "Layer-1 attention of language models", &["mesa-language"], language::attention),
         full("mesa.full", "Figs. 6C and 7A at the authors' own size", &["mesa-full"], full::losses),
         full("mesa.full-layers", "Figs. 2A, 6A, 6B and 16 at the authors' own size", &["mesa-full"], full::layers),
+        full("mesa.full-pairs", "Figs. 8A and 18A, pairs alone, at the authors' own size", &["mesa-full"], full::pairs),
         full(
             "mesa.fig8-full",
             "Few-shot regression at the authors' own size, softmax transformer",
