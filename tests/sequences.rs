@@ -7,6 +7,7 @@ mod instruction_sets;
 use incontext::figure::Extremes;
 use incontext::linalg::Matrix;
 use incontext::models::SequenceTransformer;
+use incontext::ops::lane_products::OnLanes;
 use incontext::ops::sequence_transformer::{
     Architecture, LaneBatch, Layer, Mixer, predict, pullback, residuals, squared_loss, squared_loss_in_tokens,
 };
@@ -54,6 +55,25 @@ fn weights(length: usize, needed: usize, every: usize) -> Vec<f64> {
     (0..length).map(|t| if t < needed && t % every == 0 { 0.5 + t as f64 } else { 0.0 }).collect()
 }
 
+/// Hands over the central differences of `loss` in every `stride`-th value.
+fn differences(values: &[f64], stride: usize, loss: impl Fn(&[f64]) -> f64, mut found: impl FnMut(usize, f64)) {
+    let h = 1e-5;
+    for i in (0..values.len()).step_by(stride) {
+        let moved = |by: f64| {
+            let mut moved = values.to_vec();
+            moved[i] += by;
+            loss(&moved)
+        };
+        found(i, (moved(h) - moved(-h)) / (2.0 * h));
+    }
+}
+
+/// A batch of tokens `[batch, length, input]` and one of targets, or of gradients in the predictions.
+fn batches<T: OnLanes>(a: &Architecture, batch: usize, [tokens, targets]: [&[f64]; 2]) -> [LaneBatch<T>; 2] {
+    [(tokens, a.input), (targets, a.output)]
+        .map(|(values, channels)| LaneBatch::new(batch, values.len() / batch / channels, channels, values).unwrap())
+}
+
 /// Gradients of the loss in parameters and tokens are its finite differences, for every kind of layer, whether the loss is of
 /// all tokens or some have no weight and are left out: the last ones, or those between.
 #[test]
@@ -82,25 +102,27 @@ fn gradients_are_finite_differences() {
             .map(|(i, (p, y))| weights[i / a.output % length] * (p - y).powi(2) / (2 * batch * length) as f64);
         let of_all_predictions = squares.sum::<f64>();
         assert!((of_all_predictions / slope.loss - 1.0).abs() < 1e-12, "{name}: {of_all_predictions} {}", slope.loss);
-        let h = 1e-5;
-        let close = |numeric: f64, analytic: f64, what: &str| {
-            assert!((numeric - analytic).abs() < 3e-6 * (1.0 + numeric.abs()), "{name} {what}: {numeric} {analytic}");
+        let close = |what: &str, i: usize, numeric: f64, analytic: f64| {
+            let off = (numeric - analytic).abs();
+            assert!(off < 3e-6 * (1.0 + numeric.abs()), "{name} {what} {i}: {numeric} {analytic}");
         };
-        for i in (0..parameters.len()).step_by(3) {
-            let mut moved = parameters.clone();
-            moved[i] += h;
-            let up = loss(&moved, &tokens).0.loss;
-            moved[i] -= 2.0 * h;
-            close((up - loss(&moved, &tokens).0.loss) / (2.0 * h), slope.parameters[i], &format!("parameter {i}"));
-        }
+        differences(
+            &parameters,
+            3,
+            |p| loss(p, &tokens).0.loss,
+            |i, numeric| {
+                close("parameter", i, numeric, slope.parameters[i]);
+            },
+        );
         let gradient = in_tokens.values();
-        for i in (0..tokens.len()).step_by(41) {
-            let mut moved = tokens.clone();
-            moved[i] += h;
-            let up = loss(&parameters, &moved).0.loss;
-            moved[i] -= 2.0 * h;
-            close((up - loss(&parameters, &moved).0.loss) / (2.0 * h), gradient[i], &format!("token entry {i}"));
-        }
+        differences(
+            &tokens,
+            41,
+            |t| loss(&parameters, t).0.loss,
+            |i, numeric| {
+                close("token entry", i, numeric, gradient[i]);
+            },
+        );
     }
 }
 
@@ -122,23 +144,27 @@ fn long_sequences_have_these_gradients_too() {
             squared_loss_in_tokens(&a, parameters, &tokens, &targets, Some(&weights)).unwrap()
         };
         let (slope, in_tokens) = loss(&parameters, &tokens);
-        let h = 1e-5;
+        let close = |what: &str, i: usize, numeric: f64, analytic: &[f64]| {
+            let off = (numeric - analytic[i]).abs() / analytic.iter().map(|g| g.abs()).greatest();
+            assert!(off < 1e-6, "{name}, every {every}, {what} {i}: {numeric} {}", analytic[i]);
+        };
+        differences(
+            &parameters,
+            7,
+            |p| loss(p, &tokens).0.loss,
+            |i, numeric| {
+                close("parameter", i, numeric, &slope.parameters);
+            },
+        );
         let in_tokens = in_tokens.values();
-        let scale = |gradient: &[f64]| gradient.iter().map(|g| g.abs()).greatest();
-        for i in (0..parameters.len()).step_by(7) {
-            let [mut up, mut down] = [parameters.clone(), parameters.clone()];
-            (up[i], down[i]) = (up[i] + h, down[i] - h);
-            let numeric = (loss(&up, &tokens).0.loss - loss(&down, &tokens).0.loss) / (2.0 * h);
-            let off = (numeric - slope.parameters[i]).abs() / scale(&slope.parameters);
-            assert!(off < 1e-6, "{name}, every {every}, parameter {i}: {numeric} {}", slope.parameters[i]);
-        }
-        for i in (0..tokens.len()).step_by(97) {
-            let [mut up, mut down] = [tokens.clone(), tokens.clone()];
-            (up[i], down[i]) = (up[i] + h, down[i] - h);
-            let numeric = (loss(&parameters, &up).0.loss - loss(&parameters, &down).0.loss) / (2.0 * h);
-            let off = (numeric - in_tokens[i]).abs() / scale(&in_tokens);
-            assert!(off < 1e-6, "{name}, every {every}, token entry {i}: {numeric} {}", in_tokens[i]);
-        }
+        differences(
+            &tokens,
+            97,
+            |t| loss(&parameters, t).0.loss,
+            |i, numeric| {
+                close("token entry", i, numeric, &in_tokens);
+            },
+        );
     }
 }
 
@@ -151,38 +177,28 @@ fn single_precision_agrees_with_its_twin() {
         let single: Vec<f32> = parameters.iter().map(|v| *v as f32).collect();
         let tokens = random(batch * length * a.input, 1.0, 200);
         let adjoint = random(batch * length * a.output, 1.0, 201);
-        let exact = pullback(
-            &a,
-            &parameters,
-            &LaneBatch::new(batch, length, a.input, &tokens).unwrap(),
-            &LaneBatch::new(batch, length, a.output, &adjoint).unwrap(),
-        )
-        .unwrap()
-        .0;
+        let [of, to] = batches(&a, batch, [&tokens, &adjoint]);
+        let exact = pullback(&a, &parameters, &of, &to).unwrap().0;
         let run = || {
-            let tokens = LaneBatch::new(batch, length, a.input, &tokens).unwrap();
-            pullback(&a, &single, &tokens, &LaneBatch::new(batch, length, a.output, &adjoint).unwrap()).unwrap().0
+            let [of, to] = batches(&a, batch, [&tokens, &adjoint]);
+            pullback(&a, &single, &of, &to).unwrap().0
         };
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(run);
         let two = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(run);
         assert_eq!(one.parameters, two.parameters, "{name}: threads change the gradient");
         assert_eq!(one.loss, two.loss);
         let close = |exact: &[f64], single: &[f32], what: &str| {
-            let scale = exact.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+            let scale = exact.iter().map(|v| v.abs()).greatest();
             let worst = exact.iter().zip(single).map(|(a, b)| (a - f64::from(*b)).abs()).greatest();
             assert!(worst < 1e-4 * scale, "{name}, {what}: {worst:e} of {scale:e}");
         };
         close(&exact.parameters, &one.parameters, "pullback");
         for every in [1, 2, 3, 5] {
             let weights = weights(length, length - 1, every);
-            let exact = {
-                let [tokens, targets] = [(&tokens, a.input), (&adjoint, a.output)]
-                    .map(|(values, channels)| LaneBatch::new(batch, length, channels, values).unwrap());
-                squared_loss(&a, &parameters, &tokens, &targets, Some(&weights)).unwrap()
-            };
-            let [tokens, targets] = [(&tokens, a.input), (&adjoint, a.output)]
-                .map(|(values, channels)| LaneBatch::new(batch, length, channels, values).unwrap());
-            let single = squared_loss(&a, &single, &tokens, &targets, Some(&weights)).unwrap();
+            let [of, to] = batches(&a, batch, [&tokens, &adjoint]);
+            let exact = squared_loss(&a, &parameters, &of, &to, Some(&weights)).unwrap();
+            let [of, to] = batches(&a, batch, [&tokens, &adjoint]);
+            let single = squared_loss(&a, &single, &of, &to, Some(&weights)).unwrap();
             close(&exact.parameters, &single.parameters, &format!("a loss of every {every} tokens"));
         }
     }

@@ -331,7 +331,7 @@ pub fn predict<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatc
     let mut out = LaneBatch::zeros(tokens.batch, tokens.tokens, a.output);
     let size = out.tile();
     out.tiles.par_chunks_mut(size).zip(tokens.tiles.par_chunks(tokens.tile())).for_each(|(out, tile)| {
-        let mut pass = Pass::take(a, tokens.tokens, Read::all(a.read()));
+        let mut pass = Pass::take(a, tokens.tokens, (Rows::all(tokens.tokens), a.read()));
         pass.forward(parameters, tile);
         out.copy_from_slice(&pass.prediction);
         pass.keep();
@@ -349,7 +349,7 @@ pub fn residuals<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBa
         .tiles
         .par_chunks(tokens.tile())
         .map(|tile| {
-            let mut pass = Pass::new(a, tokens.tokens, Read::all(a.width));
+            let mut pass = Pass::new(a, tokens.tokens, (Rows::all(tokens.tokens), a.width));
             pass.forward(parameters, tile);
             pass.x
         })
@@ -381,20 +381,20 @@ pub fn attention<T: OnLanes>(
     let n = tokens.tokens;
     let mut sums = vec![(vec![0.0; n * n], vec![0.0; n * n]); wanted.heads];
     for (i, tile) in tokens.tiles.chunks(tokens.tile()).enumerate() {
-        let mut pass = Pass::new(a, n, Read::all(a.read()));
+        let mut pass = Pass::new(a, n, (Rows::all(n), a.read()));
         pass.forward(parameters, tile);
         let present = LANES.min(tokens.batch - i * LANES);
         for (h, (sum, squares)) in sums.iter_mut().enumerate() {
             let size = n * wanted.key;
             let [q, k, ..] = pass.layers[layer].head(h, [size; 2]);
-            for (at, causal) in Causal::blocks(Rows::all(n), wanted.key) {
-                let of = at.start * wanted.key..at.end * wanted.key;
+            for (of, causal) in Causal::blocks(Rows::all(n), wanted.key) {
                 weights(&causal, wanted.mixer, &q[of], k, &mut pass.scores);
-                for (i, query) in at.enumerate() {
+                for i in 0..causal.count {
+                    let row = (causal.queries.first + i) * n;
                     for (t, lanes) in pass.scores[causal.row(i)].iter().enumerate() {
                         for v in &lanes.0[..present] {
-                            sum[query * n + t] += v.f64();
-                            squares[query * n + t] += v.f64().powi(2);
+                            sum[row + t] += v.f64();
+                            squares[row + t] += v.f64().powi(2);
                         }
                     }
                 }
@@ -595,7 +595,7 @@ fn pull<T: OnLanes>(
         .zip(targets.tiles.par_chunks(targets.tile()))
         .enumerate()
         .map(|(i, ((into, tile), target))| {
-            let mut pass = Pass::take(a, needed, Read { channels: a.read(), step });
+            let mut pass = Pass::take(a, needed, (Rows { count: needed.div_ceil(step), step }, a.read()));
             let tile = &tile[..needed * a.input];
             pass.forward(parameters, tile);
             let mut e = vec![Lanes::zero(); pass.prediction.len()];
@@ -658,7 +658,7 @@ impl<T> Store<T> {
     }
 }
 
-/// Tokens of a sequence, `step` from one to the next.
+/// Tokens of a sequence from the first one on, `step` from one to the next.
 #[derive(Clone, Copy, PartialEq)]
 struct Rows {
     count: usize,
@@ -669,20 +669,6 @@ impl Rows {
     /// One after the other.
     fn all(count: usize) -> Self {
         Rows { count, step: 1 }
-    }
-}
-
-/// What of the last residual stream is computed: the first channels of every `step`-th token.
-#[derive(Clone, Copy, PartialEq)]
-struct Read {
-    channels: usize,
-    step: usize,
-}
-
-impl Read {
-    /// Of every token.
-    fn all(channels: usize) -> Self {
-        Read { channels, step: 1 }
     }
 }
 
@@ -699,12 +685,12 @@ struct Causal {
 const AT_A_TIME: usize = 64;
 
 impl Causal {
-    /// Attention of the queries of `rows`, [`AT_A_TIME`] after the other: where they are among the rows, and it.
+    /// Attention of the queries of `rows`, [`AT_A_TIME`] after the other: where their channels are, `[rows, key]`, and it.
     fn blocks(rows: Rows, key: usize) -> impl Iterator<Item = (Range<usize>, Causal)> {
         (0..rows.count).step_by(AT_A_TIME).map(move |from| {
             let count = AT_A_TIME.min(rows.count - from);
             let queries = Queries { first: from * rows.step, step: rows.step };
-            (from..from + count, Causal { queries, count, tokens: queries.seen(count - 1), key })
+            (from * key..(from + count) * key, Causal { queries, count, tokens: queries.seen(count - 1), key })
         })
     }
 
@@ -720,9 +706,8 @@ struct Pass<T> {
     a: Architecture,
     offsets: Vec<Offsets>,
     tokens: usize,
-    read: Read,
-    /// Tokens whose last residual stream is computed.
-    rows: Rows,
+    /// Tokens and channels of the last residual stream that are computed.
+    read: (Rows, usize),
     /// The residual stream before the first layer and after each.
     x: Vec<Vec<Lanes<T>>>,
     layers: Vec<Store<T>>,
@@ -780,14 +765,13 @@ fn linear_weights<T: OnLanes>(
     reduced_product(extent, (y, View::new(0, 1, outputs)), (x, View::new(0, 1, rows.step * inputs)), (sum, w));
 }
 
-/// The first channels of every `step`-th token, as many as `to` has; 0 where `from` has fewer.
+/// The first channels of some tokens `from` one stream to those `to` another, as many as that has; 0 where the first has fewer.
 fn copy_channels<T: OnLanes>(
-    step: usize,
-    (from, channels): (&[Lanes<T>], usize),
-    (to, kept): (&mut [Lanes<T>], usize),
+    (from, channels, from_step): (&[Lanes<T>], usize, usize),
+    (to, kept, to_step): (&mut [Lanes<T>], usize, usize),
 ) {
     let both = channels.min(kept);
-    for (to, from) in to.chunks_mut(kept).zip(from.chunks(channels).step_by(step)) {
+    for (to, from) in to.chunks_mut(kept).step_by(to_step).zip(from.chunks(channels).step_by(from_step)) {
         to[..both].copy_from_slice(&from[..both]);
         to[both..].fill(Lanes::zero());
     }
@@ -1008,7 +992,7 @@ impl Matrices {
 
 impl<T: OnLanes> Pass<T> {
     /// A pass as [`Pass::new`] makes it, from those that are kept. What is kept for other models is given up.
-    fn take(a: &Architecture, tokens: usize, read: Read) -> Box<Self> {
+    fn take(a: &Architecture, tokens: usize, read: (Rows, usize)) -> Box<Self> {
         let fits = |pass: &Self| pass.a == *a && pass.tokens == tokens && pass.read == read;
         let kept = IDLE.lock().ok().and_then(|mut idle| {
             idle.retain(|pass| pass.downcast_ref().is_some_and(fits));
@@ -1025,9 +1009,8 @@ impl<T: OnLanes> Pass<T> {
         }
     }
 
-    /// A pass over `tokens` tokens that computes `read` of the last residual stream.
-    fn new(a: &Architecture, tokens: usize, read: Read) -> Self {
-        let rows = Rows { count: tokens.div_ceil(read.step), step: read.step };
+    /// A pass over `tokens` tokens that computes these of the last residual stream, and so many channels of it.
+    fn new(a: &Architecture, tokens: usize, (rows, channels): (Rows, usize)) -> Self {
         let zeros = |channels: usize| vec![Lanes::zero(); tokens * channels];
         let of = |(l, layer): (usize, &Layer)| {
             let read = if l + 1 == a.layers.len() { rows.count } else { tokens };
@@ -1050,13 +1033,12 @@ impl<T: OnLanes> Pass<T> {
         let quadratic = a.layers.iter().any(|l| l.mixer.scalar().is_none());
         let placed = a.layers.iter().any(|l| l.positions);
         let mut x: Vec<Vec<Lanes<T>>> = a.layers.iter().map(|_| zeros(a.width)).collect();
-        x.push(vec![Lanes::zero(); rows.count * read.channels]);
+        x.push(vec![Lanes::zero(); rows.count * channels]);
         Pass {
             a: a.clone(),
             offsets: a.offsets(),
             tokens,
-            read,
-            rows,
+            read: (rows, channels),
             x,
             layers: a.layers.iter().enumerate().map(of).collect(),
             scores: zeros(if quadratic { tokens.min(AT_A_TIME) } else { 0 }),
@@ -1070,11 +1052,7 @@ impl<T: OnLanes> Pass<T> {
 
     /// Tokens and channels of the residual stream after layer `l`.
     fn after(&self, l: usize) -> (Rows, usize) {
-        if l + 1 == self.layers.len() {
-            (self.rows, self.read.channels)
-        } else {
-            (Rows::all(self.tokens), self.a.width)
-        }
+        if l + 1 == self.layers.len() { self.read } else { (Rows::all(self.tokens), self.a.width) }
     }
 
     fn forward(&mut self, p: &[T], tile: &[Lanes<T>]) {
@@ -1088,14 +1066,14 @@ impl<T: OnLanes> Pass<T> {
         for l in 0..self.layers.len() {
             self.layer_forward(l, p);
         }
-        let (a, channels) = (&self.a, self.read.channels);
+        let (a, (rows, channels)) = (&self.a, self.read);
         let last = &self.x[a.layers.len()];
         if a.embed {
             let readout = View::new(p.len() - a.output * a.width, a.width, 1);
-            let rows = Rows::all(self.rows.count);
-            linear::<T, false>((rows, a.output, channels), (p, readout), last, &mut self.prediction);
+            let size = (Rows::all(rows.count), a.output, channels);
+            linear::<T, false>(size, (p, readout), last, &mut self.prediction);
         } else {
-            copy_channels(1, (last, channels), (&mut self.prediction, a.output));
+            copy_channels((last, channels, 1), (&mut self.prediction, a.output, 1));
         }
     }
 
@@ -1116,7 +1094,7 @@ impl<T: OnLanes> Pass<T> {
         let seen = if layer.positions { &store.placed } else { x };
         // What attention is added to: all channels before an MLP, otherwise those that are read.
         let (sum, channels) = if layer.mlp.is_some() { (&mut store.middle, width) } else { (&mut *y, kept) };
-        copy_channels(queries.step, (x, width), (sum, channels));
+        copy_channels((x, width, queries.step), (sum, channels, 1));
         let mut work = layer.mixer.scalar().map(|_| Workspace::new(n, key));
         let (size, of_queries) = (n * key, queries.count * key);
         for h in 0..layer.heads {
@@ -1145,8 +1123,7 @@ impl<T: OnLanes> Pass<T> {
                     mixer => mesa_layer::forward(&head, q, k, v, scalar, T::of(mixer.forget()), work, o),
                 }
             } else {
-                for (at, causal) in Causal::blocks(queries, key) {
-                    let of = at.start * key..at.end * key;
+                for (of, causal) in Causal::blocks(queries, key) {
                     weights(&causal, layer.mixer, &q[of.clone()], k, scores);
                     mix(&causal, scores, T::of(1.0), v, &mut o[of]);
                 }
@@ -1157,7 +1134,7 @@ impl<T: OnLanes> Pass<T> {
             let [up, down] = [View::new(at.up, width, 1), View::new(at.down, hidden, 1)];
             linear::<T, false>((rows, hidden, width), (p, up), &store.middle, &mut store.hidden);
             T::on_lanes(Gelu { from: &store.hidden, to: &mut store.active });
-            copy_channels(1, (&store.middle, width), (y, kept));
+            copy_channels((&store.middle, width, 1), (y, kept, 1));
             linear::<T, true>((rows, kept, hidden), (p, down), &store.active, y);
         }
         if let Some(clip) = a.clip {
@@ -1177,15 +1154,15 @@ impl<T: OnLanes> Pass<T> {
     /// Adds the gradient in the parameters to `sum`, for the gradient `e` in the predictions, and writes that in the tokens
     /// if it is wanted.
     fn backward(&mut self, p: &[T], tile: &[Lanes<T>], e: &[Lanes<T>], sum: &mut [T], into: Option<&mut [Lanes<T>]>) {
-        let (a, Read { channels, .. }) = (&self.a, self.read);
-        let dy = &mut self.residual[0][..self.rows.count * channels];
+        let (a, (rows, channels)) = (&self.a, self.read);
+        let dy = &mut self.residual[0][..rows.count * channels];
         if a.embed {
             let readout = View::new(p.len() - a.output * a.width, a.width, 1);
-            let size = (Rows::all(self.rows.count), a.output, channels);
+            let size = (Rows::all(rows.count), a.output, channels);
             linear_weights(size, e, &self.x[a.layers.len()], (sum, readout));
             linear_adjoint::<T, false>(size, (p, readout), e, dy);
         } else {
-            copy_channels(1, (e, a.output), (dy, channels));
+            copy_channels((e, a.output, 1), (dy, channels, 1));
         }
         let all = a.embed || into.is_some();
         for l in (0..self.layers.len()).rev() {
@@ -1233,7 +1210,7 @@ impl<T: OnLanes> Pass<T> {
             T::on_lanes(GeluAdjoint { from: &store.hidden, slopes: &mut dh });
             linear_weights((rows, hidden, width), &dh, &store.middle, (sum, up));
             let middle = &mut middle[..rows.count * width];
-            copy_channels(1, (dy, kept), (middle, width));
+            copy_channels((dy, kept, 1), (middle, width, 1));
             linear_adjoint::<T, true>((rows, hidden, width), (p, up), &dh, middle);
             (&*middle, width)
         } else {
@@ -1245,9 +1222,7 @@ impl<T: OnLanes> Pass<T> {
             if queries.step > 1 {
                 before.fill(Lanes::zero());
             }
-            for (before, dy) in before.chunks_mut(queries.step * width).zip(dy.chunks(channels)) {
-                copy_channels(1, (dy, channels), (&mut before[..width], width));
-            }
+            copy_channels((dy, channels, 1), (before, width, queries.step));
         }
         let (size, of_queries) = (n * key, rows.count * key);
         let [de, d0, d1, d2] = self.adjoints.each_mut().map(|buffer| &mut buffer[..size]);
@@ -1298,8 +1273,7 @@ impl<T: OnLanes> Pass<T> {
             let scale = T::of(if softmax { 1.0 / (key as f64).sqrt() } else { 1.0 });
             d0.fill(Lanes::zero());
             d1.fill(Lanes::zero());
-            for (at, causal) in Causal::blocks(queries, key) {
-                let of = at.start * key..at.end * key;
+            for (of, causal) in Causal::blocks(queries, key) {
                 let (q, de) = (&q[of.clone()], &mut de[of]);
                 weights(&causal, layer.mixer, q, k, &mut self.scores);
                 lower(&causal, T::of(1.0), de, v, &mut self.slopes);

@@ -46,6 +46,16 @@ pub(super) fn at(curves: &[Vec<f64>], t: usize) -> f64 {
     mean(&curves.iter().map(|c| c[t]).collect::<Vec<_>>())
 }
 
+/// The mean over seeds at every token.
+pub(super) fn over_seeds(curves: &[Vec<f64>]) -> Vec<f64> {
+    (0..curves.first().map_or(0, Vec::len)).map(|t| at(curves, t)).collect()
+}
+
+/// The mean gap of the logarithms of two curves.
+pub(super) fn log_gap(a: &[f64], b: &[f64]) -> f64 {
+    mean(&a.iter().zip(b).map(|(a, b)| (a.ln() - b.ln()).abs()).collect::<Vec<_>>())
+}
+
 /// "1 seed", "3 seeds".
 pub(super) fn seeds(count: usize) -> String {
     format!("{count} seed{}", if count == 1 { "" } else { "s" })

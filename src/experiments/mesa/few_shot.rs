@@ -9,7 +9,7 @@ use dfdx::prelude::{Cpu, Gradients};
 use serde::Serialize;
 use serde_json::json;
 
-use super::depth::seeds;
+use super::depth::{log_gap, over_seeds, seeds};
 use super::kernels::RIDGE;
 use super::one_layer::mean;
 use super::recipes::{self, Protocol, Run, Trained, named};
@@ -39,12 +39,12 @@ pub struct Size {
     /// The networks, how many of each, and how they are pretrained.
     networks: &'static [&'static str],
     seeds: u64,
-    protocol: fn(&str) -> Result<Protocol>,
+    protocol: fn(&Size, &str) -> Result<Protocol>,
     /// Prompts a step of tuning, and steps.
     batch: usize,
     steps: u64,
-    /// What the softmax transformer is called.
-    transformer: &'static str,
+    /// Layers of the softmax transformer.
+    layers: usize,
     /// Whether it is the authors' own size, for which their curves are stored.
     theirs: bool,
 }
@@ -58,13 +58,17 @@ pub const SMALL: Size = Size {
     switch: 8,
     networks: &["tf", "hybrid"],
     seeds: recipes::SEEDS,
-    protocol: |name| {
-        let layers = if name == "tf" { recipes::DEPTH } else { 2 };
-        Ok(Protocol { batch: 32, steps: 10_000, record_every: 500, ..named((5, 72), name, layers)? })
+    protocol: |size, name| {
+        Ok(Protocol {
+            batch: 32,
+            steps: 10_000,
+            record_every: 500,
+            ..named((size.dim, size.tokens), name, size.layers)?
+        })
     },
     batch: 32,
     steps: 5000,
-    transformer: "softmax × 5",
+    layers: recipes::DEPTH,
     theirs: false,
 };
 
@@ -78,14 +82,14 @@ pub const FULL: Size = Size {
     switch: 20,
     networks: &["tf"],
     seeds: 1,
-    protocol: |name| {
-        let layers = if name == "tf" { recipes::FULL_DEPTH } else { 2 };
+    protocol: |size, name| {
         let schedule = Schedule::Cosine { warmup: 1000 };
-        Ok(Protocol { batch: 64, rate: 8e-4, schedule, ..named((10, 224), name, layers)? }.steps(6000))
+        let network = named((size.dim, size.tokens), name, size.layers)?;
+        Ok(Protocol { batch: 64, rate: 8e-4, schedule, ..network }.steps(6000))
     },
     batch: 32,
     steps: 2000,
-    transformer: "softmax × 7",
+    layers: recipes::FULL_DEPTH,
     theirs: true,
 };
 
@@ -105,7 +109,7 @@ impl Size {
         let mut all = Vec::new();
         for name in self.networks {
             for seed in 0..self.seeds {
-                all.push(Run { name: format!("{name}.s{seed}"), protocol: (self.protocol)(name)?, seed });
+                all.push(Run { name: format!("{name}.s{seed}"), protocol: (self.protocol)(self, name)?, seed });
             }
         }
         Ok(all)
@@ -335,16 +339,10 @@ fn curves(all: &[Tuned], task: &FewShot, settings: &Settings<'_>) -> Result<Curv
     Ok(([of(0)?, of(1)?, of(2)?], [squares(FewShotPairs::Spurious)?, squares(FewShotPairs::Correct)?, series]))
 }
 
-/// The mean over seeds.
-fn over_seeds(curves: &[Vec<f64>]) -> Vec<f64> {
-    let pairs = curves.first().map_or(0, Vec::len);
-    (0..pairs).map(|i| mean(&curves.iter().map(|c| c[i]).collect::<Vec<_>>())).collect()
-}
-
 fn figure(id: &'static str, size: &Size, network: &str, settings: &Settings<'_>) -> Result<Reproduction> {
     let Size { dim, tokens, switch, .. } = *size;
     let pairs = size.pairs();
-    let name = if network == "tf" { size.transformer } else { "softmax + mesa" };
+    let name = if network == "tf" { format!("softmax × {}", size.layers) } else { "softmax + mesa".to_owned() };
     let all = load(size, network, settings)?;
     let one = curves(&all, &FewShot::new(dim, pairs)?, settings)?;
     let two = curves(&all, &FewShot::switching(dim, pairs, switch)?, settings)?;
@@ -442,7 +440,7 @@ fn figure(id: &'static str, size: &Size, network: &str, settings: &Settings<'_>)
             .at_most(
                 format!("{id}.paper"),
                 "pairs alone: the authors' curve (mean gap in ln loss)",
-                mean(&base.iter().zip(&paper.y).map(|(a, b)| (a.ln() - b.ln()).abs()).collect::<Vec<_>>()),
+                log_gap(&base, &paper.y),
                 0.1,
             ),
         None => claims,

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use super::depth::{at, of, overall, preconditioning_claims, probing, sample, seeds, shades};
+use super::depth::{at, log_gap, of, over_seeds, overall, preconditioning_claims, probing, sample, seeds, shades};
 use super::kernels::RIDGE;
 use super::one_layer::mean;
 use super::probes::Target;
 use super::recipes::{self, FULL, FULL_DEPTH, SENSITIVITIES, Trained};
 use super::reference;
-use super::stacks::{HORIZON, bound_line, sensitivity_panel};
+use super::stacks::{HORIZON, binding_claims, bound_line, sensitivity_panel};
 use crate::Result;
 use crate::algorithms::sequences::{
     FewShotPairs, InverseSeries, Pairing, SequenceLeastSquares, few_shot_losses, orthogonal_floor, sequence_losses,
@@ -85,9 +85,7 @@ pub fn losses(settings: &Settings<'_>) -> Result<Reproduction> {
         .panel(hybrid);
     let [three, seven, mesa] = [&all[0], &all[1], &all[2]];
     let late = 3 * FULL.0 / 2;
-    let gap = |a: &[Vec<f64>], b: &[f64], tokens: std::ops::Range<usize>| {
-        mean(&tokens.map(|k| (at(a, k).ln() - b[k].ln()).abs()).collect::<Vec<_>>())
-    };
+    let gap = |a: &[Vec<f64>], b: &[f64], t: std::ops::Range<usize>| log_gap(&over_seeds(a)[t.clone()], &b[t]);
     let end = FULL.1 - 1;
     let claims = claims
         .at_most(
@@ -147,7 +145,6 @@ pub fn pairs(settings: &Settings<'_>) -> Result<Reproduction> {
         let theirs: Vec<f64> = reference::curve(&format!("{stored}/pairs"))?.into_iter().take(count).collect();
         let line = Line::mean(*name, &i, &all).color(*color);
         let ours = line.y.clone();
-        let gaps = ours.iter().zip(&theirs).map(|(a, b)| (a.ln() - b.ln()).abs());
         claims = claims
             .at_most(
                 format!("mesa.full-pairs.{network}.learns"),
@@ -164,7 +161,7 @@ pub fn pairs(settings: &Settings<'_>) -> Result<Reproduction> {
             .at_most(
                 format!("mesa.full-pairs.{network}.paper"),
                 format!("{name}: the authors' curve (mean gap in ln loss)"),
-                mean(&gaps.collect::<Vec<_>>()),
+                log_gap(&ours, &theirs),
                 0.1,
             );
         figure = figure.panel(
@@ -219,10 +216,7 @@ pub fn layers(settings: &Settings<'_>) -> Result<Reproduction> {
         let theirs: Vec<f64> =
             reference::curve(&format!("fig2a/{stored}"))?.iter().rev().map(|v| v / VARIANCE).collect();
         binding = binding.line(Line::new(format!("paper: {name}"), 0..HORIZON, theirs).color(*color).dotted());
-        claims = claims
-            .at_most(format!("mesa.full.{network}-now"), format!("{name}: s_{{t}} is decodable"), line.y[0], 0.05)
-            .at_most(format!("mesa.full.{network}-before"), format!("{name}: so is s_{{t−1}}"), line.y[1], 0.05)
-            .at_least(format!("mesa.full.{network}-older"), format!("{name}: s_{{t−2}} is not"), line.y[2], 0.3);
+        claims = binding_claims(claims, &format!("mesa.full.{network}"), name, &line);
         config[network] = json!(line.y);
         binding = binding.line(line);
         let (mut panel, last) = sensitivity_panel(&format!("Figure 16: {name}"), &of(&runs, network)?)?;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::depth::{at, curves, of, overall, preconditioning_claims, probing, sample, seeds};
+use super::depth::{at, curves, log_gap, of, over_seeds, overall, preconditioning_claims, probing, sample, seeds};
 use super::kernels::RIDGE;
 use super::one_layer::{mean, product_panel};
 use super::probes::{Scores, Target, probe};
@@ -45,6 +45,14 @@ pub(super) fn bound_line(
     Ok(Line::mean(name, 0..HORIZON, &all).color(color).markers())
 }
 
+/// `claims`, and what is claimed of a [`bound_line`].
+pub(super) fn binding_claims(claims: Claims, id: &str, name: &str, line: &Line) -> Claims {
+    claims
+        .at_most(format!("{id}-now"), format!("{name}: s_{{t}} is decodable"), line.y[0], 0.05)
+        .at_most(format!("{id}-before"), format!("{name}: so is s_{{t−1}}"), line.y[1], 0.05)
+        .at_least(format!("{id}-older"), format!("{name}: s_{{t−2}} is not"), line.y[2], 0.3)
+}
+
 /// Figures 2A and 17.
 ///
 /// # Errors
@@ -59,10 +67,7 @@ pub fn binding(settings: &Settings<'_>) -> Result<Reproduction> {
     for (network, name, color) in NETWORKS {
         let line = bound_line(&runs, network, name, color, settings)?;
         if network != "mesa2" {
-            claims = claims
-                .at_most(format!("mesa.fig2a.{network}-now"), format!("{name}: s_{{t}} is decodable"), line.y[0], 0.05)
-                .at_most(format!("mesa.fig2a.{network}-before"), format!("{name}: so is s_{{t−1}}"), line.y[1], 0.05)
-                .at_least(format!("mesa.fig2a.{network}-older"), format!("{name}: s_{{t−2}} is not"), line.y[2], 0.3);
+            claims = binding_claims(claims, &format!("mesa.fig2a.{network}"), name, &line);
         }
         config[network] = json!(line.y);
         panel = panel.line(line);
@@ -262,10 +267,8 @@ pub fn depth(settings: &Settings<'_>) -> Result<Reproduction> {
         ))
         .panel(panel);
     let late = 3 * SMALL.0 / 2;
-    let gap = |a: &[Vec<f64>], b: &[f64]| {
-        mean(&(late..SMALL.1).map(|k| (at(a, k).ln() - b[k].ln()).abs()).collect::<Vec<_>>())
-    };
-    let early = |b: &[f64]| mean(&(1..SMALL.0).map(|k| (at(&five, k).ln() - b[k].ln()).abs()).collect::<Vec<_>>());
+    let gap = |a: &[Vec<f64>], b: &[f64]| log_gap(&over_seeds(a)[late..], &b[late..]);
+    let early = |b: &[f64]| log_gap(&over_seeds(&five)[1..SMALL.0], &b[1..]);
     let claims = Claims::new()
         .at_most(
             "mesa.fig6c.deep",
