@@ -20,7 +20,7 @@ pub struct InverseSeries {
     pub alpha: Vec<f64>,
     /// β_1 … β_K; β_1 multiplies nothing.
     pub beta: Vec<f64>,
-    /// The ridge of A_t: 0.001 in the authors' code, 10 for partial observations.
+    /// The ridge of A_t: 0.001 in the authors' code, and 10 where they probe for partial observations (Fig. 24B).
     pub ridge: f64,
     /// Which pairs it sees.
     pub pairing: Pairing,

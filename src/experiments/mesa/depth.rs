@@ -241,13 +241,12 @@ pub fn target(settings: &Settings<'_>) -> Result<Reproduction> {
     let all: Vec<&Trained> = runs.iter().collect();
     let (figure, scores, _) = probing("mesa.fig4e", title, &caption, &all, &Target::Next, settings)?;
     let last = SMALL.1 - 2;
-    let ratio: Vec<f64> = scores.iter().map(|s| s.relative[6][last] / s.relative[0][last]).collect();
     let falls = |s: &super::probes::Scores| s.relative.windows(2).filter(|w| w[1][last] < w[0][last]).count() as f64;
     let claims = Claims::new()
         .at_most(
             "mesa.fig4e.last",
             "at t = T the last layer's error is a small share of the input's",
-            mean(&ratio),
+            end_ratio(&scores),
             0.1,
         )
         .at_least(
@@ -278,6 +277,15 @@ pub fn preconditioned(settings: &Settings<'_>) -> Result<Reproduction> {
     let claims = preconditioning_claims("mesa.fig4f", &scores, &untrained, 0.75);
     let config = json!({ "checkpoint": "mesa-linear", "tokens": SMALL.1 });
     Ok(Reproduction { figure, claims, config })
+}
+
+/// The last layer's relative error over the input's at the last token, the mean over seeds.
+pub(super) fn end_ratio(scores: &[super::probes::Scores]) -> f64 {
+    let ratio = |s: &super::probes::Scores| {
+        let end = s.relative[0].len() - 1;
+        s.relative.last().map_or(f64::NAN, |l| l[end]) / s.relative[0][end]
+    };
+    mean(&scores.iter().map(ratio).collect::<Vec<_>>())
 }
 
 /// The least relative error over layers against the input's, at the last token, trained and at the start of training.

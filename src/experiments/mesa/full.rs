@@ -2,13 +2,15 @@
 
 use serde_json::json;
 
-use super::depth::{at, log_gap, of, over_seeds, overall, preconditioning_claims, probing, sample, seeds, shades};
+use super::depth::{
+    at, end_ratio, log_gap, of, over_seeds, overall, preconditioning_claims, probing, sample, seeds, shades,
+};
 use super::kernels::RIDGE;
 use super::one_layer::mean;
 use super::probes::Target;
 use super::recipes::{self, FULL, FULL_DEPTH, SENSITIVITIES, Trained};
 use super::reference;
-use super::stacks::{HORIZON, binding_claims, bound_line, sensitivity_panel};
+use super::stacks::{HORIZON, binding_claims, bound_line, sensitivity_claims, sensitivity_panel};
 use crate::Result;
 use crate::algorithms::sequences::{
     FewShotPairs, InverseSeries, Pairing, SequenceLeastSquares, few_shot_losses, orthogonal_floor, sequence_losses,
@@ -183,12 +185,32 @@ pub fn pairs(settings: &Settings<'_>) -> Result<Reproduction> {
 }
 
 /// The authors' probes of a figure, layer by layer: the error at every token.
-fn stored(figure: &str) -> Result<Vec<Vec<f64>>> {
+pub(super) fn stored(figure: &str) -> Result<Vec<Vec<f64>>> {
     (0..=FULL_DEPTH).map(|l| reference::curve(&format!("{figure}/layer{l}"))).collect()
 }
 
+/// Layer 1's probes of the newest states, ours and the authors' `stored`, relative to the variance of a state.
+pub(super) fn binding_beside(ours: &Line, stored: &str, variance: f64) -> Result<Line> {
+    let theirs: Vec<f64> = reference::curve(stored)?.iter().rev().map(|v| v / variance).collect();
+    let mut theirs = Line::new(format!("paper: {}", ours.name), 0..HORIZON, theirs).dotted();
+    theirs.color = ours.color;
+    Ok(theirs)
+}
+
+/// The sensitivities of layer 1 over training beside the authors' for the newest three tokens, and ours at the end.
+pub(super) fn sensitivities_beside(title: &str, runs: &[&Trained], stored: &str) -> Result<(Panel, Vec<f64>)> {
+    let (mut panel, last) = sensitivity_panel(title, runs)?;
+    let colors = shades(SENSITIVITIES.len());
+    for (token, color) in SENSITIVITIES.into_iter().zip(colors.into_iter().rev()).take(3) {
+        let theirs = reference::curve(&format!("{stored}/{token}"))?;
+        let steps: Vec<usize> = (0..theirs.len()).map(|k| 100 * k).collect();
+        panel = panel.line(Line::new(format!("paper: {token}"), &steps, &theirs).color(color).dotted());
+    }
+    Ok((panel, last))
+}
+
 /// A panel of probes with the authors' for the input and the layers 2, 4, and 7 beside ours.
-fn beside(mut panel: Panel, title: &str, theirs: &[Vec<f64>]) -> Panel {
+pub(super) fn beside(mut panel: Panel, title: &str, theirs: &[Vec<f64>]) -> Panel {
     panel.title = title.to_owned();
     let t: Vec<usize> = (2..=FULL.1).collect();
     for (l, color) in shades(FULL_DEPTH + 1).into_iter().enumerate().filter(|(l, _)| [0, 2, 4, FULL_DEPTH].contains(l))
@@ -213,32 +235,13 @@ pub fn layers(settings: &Settings<'_>) -> Result<Reproduction> {
     for (network, name, color, _) in &NETWORKS[1..] {
         let line = bound_line(&runs, network, name, *color, settings)?;
         let stored = if *network == "tf" { "full_softmax" } else { "full_hybrid" };
-        let theirs: Vec<f64> =
-            reference::curve(&format!("fig2a/{stored}"))?.iter().rev().map(|v| v / VARIANCE).collect();
-        binding = binding.line(Line::new(format!("paper: {name}"), 0..HORIZON, theirs).color(*color).dotted());
+        binding = binding.line(binding_beside(&line, &format!("fig2a/{stored}"), VARIANCE)?);
         claims = binding_claims(claims, &format!("mesa.full.{network}"), name, &line);
         config[network] = json!(line.y);
         binding = binding.line(line);
-        let (mut panel, last) = sensitivity_panel(&format!("Figure 16: {name}"), &of(&runs, network)?)?;
-        let colors = shades(SENSITIVITIES.len());
-        for (token, color) in SENSITIVITIES.into_iter().zip(colors.into_iter().rev()).take(3) {
-            let theirs = reference::curve(&format!("fig16/{stored}/{token}"))?;
-            let steps: Vec<usize> = (0..theirs.len()).map(|k| 100 * k).collect();
-            panel = panel.line(Line::new(format!("paper: {token}"), &steps, &theirs).color(color).dotted());
-        }
-        claims = claims
-            .at_least(
-                format!("mesa.full.{network}-depends-now"),
-                format!("{name}: layer 1 depends on s_{{t}} over s_{{t−3}}, at the end"),
-                last[0] / last[3],
-                3.0,
-            )
-            .at_least(
-                format!("mesa.full.{network}-depends-before"),
-                format!("{name}: … and on s_{{t−1}} over s_{{t−3}}"),
-                last[1] / last[3],
-                3.0,
-            );
+        let title = format!("Figure 16: {name}");
+        let (panel, last) = sensitivities_beside(&title, &of(&runs, network)?, &format!("fig16/{stored}"))?;
+        claims = sensitivity_claims(claims, &format!("mesa.full.{network}-depends"), name, &last);
         sensitivities.push(panel);
     }
     let all: Vec<&Trained> = of(&runs, "tf")?;
@@ -246,12 +249,11 @@ pub fn layers(settings: &Settings<'_>) -> Result<Reproduction> {
     let (next, scores, _) = probing("", "", "", &all, &Target::Next, settings)?;
     let (inner, preconditioned, untrained) = probing("", "", "", &all, &Target::Preconditioned(series), settings)?;
     let last = FULL.1 - 2;
-    let ratio: Vec<f64> = scores.iter().map(|s| s.relative[FULL_DEPTH][last] / s.relative[0][last]).collect();
     let theirs = stored("fig6a")?;
     claims = claims.at_most(
         "mesa.full.next",
         "at t = T layer 7's error for s_{t+1} is a small share of the input's",
-        mean(&ratio),
+        end_ratio(&scores),
         0.1,
     );
     for claim in preconditioning_claims("mesa.full.preconditioned", &preconditioned, &untrained, 0.75).iter() {

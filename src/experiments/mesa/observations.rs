@@ -3,9 +3,10 @@
 
 use serde_json::json;
 
-use super::depth::{at, curves, of, overall, preconditioning_claims, probing, sample, seeds, shades, stream_names};
+use super::depth::{
+    at, curves, end_ratio, of, overall, preconditioning_claims, probing, sample, seeds, shades, stream_names,
+};
 use super::kernels::RIDGE;
-use super::one_layer::mean;
 use super::probes::{Target, probe};
 use super::recipes::{self, Trained};
 use super::stacks::{self, bound_line};
@@ -16,19 +17,22 @@ use crate::tasks::Trajectories;
 use crate::tasks::dynamics::features;
 use crate::{Error, Result};
 
-const NETWORKS: [(&str, &str, Color); 2] =
-    [("tf", "softmax × 5", Color::BLUE), ("hybrid", "softmax + mesa", Color::RED)];
+/// A softmax transformer and a hybrid: what they are called in a checkpoint and in a figure, and their colours.
+pub(super) type Networks = [(&'static str, &'static str, Color); 2];
+
+const NETWORKS: Networks = [("tf", "softmax × 5", Color::BLUE), ("hybrid", "softmax + mesa", Color::RED)];
 
 /// Observations that the controls of partially observed dynamics see at once (`mesa` F.3).
 const STACKED: usize = 5;
 
-/// The series on stacked observations; at the authors' size its ridge is 10, for ten times as many and larger numbers.
-fn stacked_series() -> Result<InverseSeries> {
+/// The series on stacked observations that streams are probed for; at the authors' size its ridge is 10, for ten times as many and
+/// larger numbers.
+fn probed_series() -> Result<InverseSeries> {
     Ok(InverseSeries { ridge: 1.0, ..InverseSeries::authors("partial", Pairing::All)? })
 }
 
 /// f(s)/‖f(s)‖ of every state, the input that the teacher W is applied to.
-fn normed_features(run: &Trained, sequences: &Trajectories) -> Result<Trajectories> {
+pub(super) fn normed_features(run: &Trained, sequences: &Trajectories) -> Result<Trajectories> {
     let mlp = mlp(run)?;
     sequences.mapped(sequences.dim(), |s| {
         let f = features(&mlp, s);
@@ -42,18 +46,26 @@ fn mlp(run: &Trained) -> Result<(crate::linalg::Matrix, crate::linalg::Matrix)> 
 }
 
 /// What both networks lose at every token, beside what algorithms lose.
-struct Losses {
-    panel: Panel,
+pub(super) struct Losses {
+    pub(super) panel: Panel,
     /// Of softmax transformer and hybrid: the mean over tokens, and the loss at the last one.
-    means: [f64; 2],
-    ends: [f64; 2],
+    pub(super) means: [f64; 2],
+    pub(super) ends: [f64; 2],
 }
 
-fn losses(runs: &[Trained], test: &Trajectories, controls: &[(&str, Color, Vec<f64>)]) -> Result<Losses> {
+/// An algorithm: its name, its colour, and its loss at every token.
+pub(super) type Control = (&'static str, Color, Vec<f64>);
+
+pub(super) fn losses(
+    runs: &[Trained],
+    networks: Networks,
+    test: &Trajectories,
+    controls: &[Control],
+) -> Result<Losses> {
     let t: Vec<usize> = (1..=test.tokens()).collect();
     let mut panel = Panel::new("").x(Axis::linear("token t")).y(Axis::log("loss at token t"));
     let (mut means, mut ends) = ([0.0; 2], [0.0; 2]);
-    for (k, (network, name, color)) in NETWORKS.into_iter().enumerate() {
+    for (k, (network, name, color)) in networks.into_iter().enumerate() {
         let all = curves(runs, network, test)?;
         (means[k], ends[k]) = (overall(&all), at(&all, test.tokens() - 1));
         panel = panel.line(Line::mean(name, &t, &all).color(color));
@@ -64,7 +76,7 @@ fn losses(runs: &[Trained], test: &Trajectories, controls: &[(&str, Color, Vec<f
     Ok(Losses { panel, means, ends })
 }
 
-fn hybrid_claims(id: &str, losses: &Losses) -> Claims {
+pub(super) fn hybrid_claims(id: &str, losses: &Losses) -> Claims {
     let ratio = |v: [f64; 2]| v[1] / v[0];
     Claims::new()
         .at_most(
@@ -76,17 +88,18 @@ fn hybrid_claims(id: &str, losses: &Losses) -> Claims {
         .at_most(format!("{id}.end"), "… and at t = T", ratio(losses.ends), 1.0)
 }
 
-fn last(curve: &[f64]) -> f64 {
+pub(super) fn last(curve: &[f64]) -> f64 {
     curve.last().copied().unwrap_or(f64::NAN)
 }
 
 /// The controls of partially observed dynamics: the series and least squares on one observation and on several.
-fn partial_controls(test: &Trajectories) -> Result<Vec<(&'static str, Color, Vec<f64>)>> {
+fn partial_controls(test: &Trajectories) -> Result<Vec<Control>> {
     let stacked = test.stacked(STACKED)?;
+    let series = InverseSeries { ridge: RIDGE, ..InverseSeries::authors("partial", Pairing::All)? };
     let ridge = SequenceLeastSquares { ridge: 0.5, pairing: Pairing::All };
     Ok(vec![
-        ("Prop. 2 on s_{t}", Color::ORANGE, sequence_losses(&stacked_series()?, test, None)?),
-        ("Prop. 2 on 5 stacked", Color::PURPLE, sequence_losses(&stacked_series()?, test, Some(&stacked))?),
+        ("Prop. 2 on s_{t}", Color::ORANGE, sequence_losses(&series, test, None)?),
+        ("Prop. 2 on 5 stacked", Color::PURPLE, sequence_losses(&series, test, Some(&stacked))?),
         ("least squares on s_{t}", Color::GREY, sequence_losses(&ridge, test, None)?),
         ("least squares on 5 stacked", Color::BLACK, sequence_losses(&ridge, test, Some(&stacked))?),
     ])
@@ -103,10 +116,10 @@ pub fn partial(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("mesa-partial", |_| true, settings)?;
     let test = sample(of(&runs, "tf")?[0], settings)?;
     let controls = partial_controls(&test)?;
-    let losses = losses(&runs, &test, &controls)?;
+    let losses = losses(&runs, NETWORKS, &test, &controls)?;
     let figure = Figure::new("mesa.fig7b", "Where the state is seen in part, regression on one observation fails")
         .caption(format!(
-            "{PARTIAL}, {}. The series with the coefficients that the authors learnt at their size, ridge 1; least squares with ridge 0.5.",
+            "{PARTIAL}, {}. The series with the coefficients that the authors learnt at their size, ridge 0.001; least squares with ridge 0.5.",
             seeds(of(&runs, "tf")?.len())
         ))
         .panel(losses.panel.clone());
@@ -142,7 +155,7 @@ pub fn nonlinear(settings: &Settings<'_>) -> Result<Reproduction> {
         ("Prop. 2 on f(s_{t})", Color::PURPLE, sequence_losses(&series, &test, Some(&inputs))?),
         ("least squares on f(s_{t})", Color::BLACK, sequence_losses(&ridge, &test, Some(&inputs))?),
     ];
-    let losses = losses(&runs, &test, &controls)?;
+    let losses = losses(&runs, NETWORKS, &test, &controls)?;
     let figure = Figure::new("mesa.fig7c", "Non-linear dynamics: regression on features")
         .caption(format!("{NONLINEAR}, {}.", seeds(of(&runs, "tf")?.len())))
         .panel(losses.panel.clone());
@@ -174,56 +187,61 @@ pub fn feature_probes(settings: &Settings<'_>) -> Result<Reproduction> {
     let mut claims = Claims::new();
     let mut config = json!({ "checkpoint": "mesa-nonlinear" });
     for (network, name, _) in NETWORKS {
-        let networks = of(&runs, network)?;
-        let sequences = sample(networks[0], settings)?;
-        let mlp = mlp(networks[0])?;
-        let inputs = sequences.mapped(sequences.dim(), |s| features(&mlp, s))?;
-        let now = [sequences.tokens() - 1];
-        let names = stream_names(networks[0].protocol.architecture.layers.len());
-        // [layer][seed][back]
-        let mut all = vec![vec![Vec::with_capacity(HORIZON); networks.len()]; names.len()];
-        for back in 0..HORIZON {
-            let target = Target::InputBack(inputs.clone(), back);
-            for (k, run) in networks.iter().enumerate() {
-                let relative = probe(&run.model, run, &sequences, &target, &now)?.relative;
-                all.iter_mut().zip(relative).for_each(|(layer, l)| layer[k].push(1.0 - l[0]));
-            }
-        }
-        let mut panel = Panel::new(name)
-            .x(Axis::linear("state probed for, tokens back").ticks(0..HORIZON))
-            .y(Axis::linear("R², held out").range(-0.1, 1.05));
-        // [layer][back], means over the seeds
-        let mut scores = Vec::new();
-        for ((stream, layer), color) in names.iter().zip(&all).zip(shades(names.len())) {
-            let line = Line::mean(stream.clone(), 0..HORIZON, layer).color(color).markers();
-            scores.push(line.y.clone());
-            panel = panel.line(line);
-        }
+        let (panel, scores) = feature_panel(name, &of(&runs, network)?, settings)?;
         figure = figure.panel(panel);
-        let older = scores[1][2..].iter().copied().greatest();
-        claims = claims
-            .at_least(
-                format!("mesa.fig2b.{network}-now"),
-                format!("{name}, layer 1: R² of f(s_{{t}})"),
-                scores[1][0],
-                0.9,
-            )
-            .at_least(
-                format!("mesa.fig2b.{network}-before"),
-                format!("{name}, layer 1: R² of f(s_{{t−1}})"),
-                scores[1][1],
-                0.8,
-            )
-            .at_most(format!("mesa.fig2b.{network}-older"), format!("{name}, layer 1: R² of older ones"), older, 0.5)
-            .at_least(
-                format!("mesa.fig2b.{network}-input"),
-                format!("{name}: R² of f(s_{{t}}) after layer 1 less that of the embedding"),
-                scores[1][0] - scores[0][0],
-                0.0,
-            );
+        claims = feature_claims(claims, &format!("mesa.fig2b.{network}"), name, &scores);
         config[network] = json!(scores);
     }
     Ok(Reproduction { figure, claims, config })
+}
+
+/// R² of linear probes at the last token for the features of the newest states, a line a layer; `[layer][back]`, means over the
+/// seeds.
+pub(super) fn feature_panel(
+    name: &str,
+    networks: &[&Trained],
+    settings: &Settings<'_>,
+) -> Result<(Panel, Vec<Vec<f64>>)> {
+    let first = networks.first().ok_or_else(|| Error::invalid("networks to probe", 0, "at least 1"))?;
+    let sequences = sample(first, settings)?;
+    let mlp = mlp(first)?;
+    let inputs = sequences.mapped(sequences.dim(), |s| features(&mlp, s))?;
+    let now = [sequences.tokens() - 1];
+    let names = stream_names(first.protocol.architecture.layers.len());
+    // [layer][seed][back]
+    let mut all = vec![vec![Vec::with_capacity(HORIZON); networks.len()]; names.len()];
+    for back in 0..HORIZON {
+        let target = Target::InputBack(inputs.clone(), back);
+        for (k, run) in networks.iter().enumerate() {
+            let relative = probe(&run.model, run, &sequences, &target, &now)?.relative;
+            all.iter_mut().zip(relative).for_each(|(layer, l)| layer[k].push(1.0 - l[0]));
+        }
+    }
+    let mut panel = Panel::new(name)
+        .x(Axis::linear("state probed for, tokens back").ticks(0..HORIZON))
+        .y(Axis::linear("R², held out").range(-0.1, 1.05));
+    let mut scores = Vec::new();
+    for ((stream, layer), color) in names.iter().zip(&all).zip(shades(names.len())) {
+        let line = Line::mean(stream.clone(), 0..HORIZON, layer).color(color).markers();
+        scores.push(line.y.clone());
+        panel = panel.line(line);
+    }
+    Ok((panel, scores))
+}
+
+/// `claims`, and what is claimed of the scores of a [`feature_panel`].
+pub(super) fn feature_claims(claims: Claims, id: &str, name: &str, scores: &[Vec<f64>]) -> Claims {
+    let older = scores[1][2..].iter().copied().greatest();
+    claims
+        .at_least(format!("{id}-now"), format!("{name}, layer 1: R² of f(s_{{t}})"), scores[1][0], 0.9)
+        .at_least(format!("{id}-before"), format!("{name}, layer 1: R² of f(s_{{t−1}})"), scores[1][1], 0.8)
+        .at_most(format!("{id}-older"), format!("{name}, layer 1: R² of older ones"), older, 0.5)
+        .at_least(
+            format!("{id}-input"),
+            format!("{name}: R² of f(s_{{t}}) after layer 1 less that of the embedding"),
+            scores[1][0] - scores[0][0],
+            0.0,
+        )
 }
 
 /// Tokens back that streams are probed for.
@@ -245,15 +263,20 @@ pub fn partial_sensitivity(settings: &Settings<'_>) -> Result<Reproduction> {
         let (panel, ends) = stacks::sensitivity_panel(name, &of(&runs, network)?)?;
         let (_, in_full) = stacks::sensitivity_panel(name, &of(&full, network)?)?;
         figure = figure.panel(panel);
-        claims = claims.at_least(
-            format!("mesa.fig22.{network}"),
-            format!("{name}: s_{{t−2}} over s_{{t}}, against the same where the state is seen in full (ratio)"),
-            (ends[2] / ends[0]) / (in_full[2] / in_full[0]),
-            1.0,
-        );
+        claims = partial_sensitivity_claim(claims, &format!("mesa.fig22.{network}"), name, &ends, &in_full);
         config[network] = json!({ "partial": ends, "full": in_full });
     }
     Ok(Reproduction { figure, claims, config })
+}
+
+/// `claims`, and what is claimed of the sensitivities at the end where the state is seen in part and in full.
+pub(super) fn partial_sensitivity_claim(claims: Claims, id: &str, name: &str, ends: &[f64], in_full: &[f64]) -> Claims {
+    claims.at_least(
+        id,
+        format!("{name}: s_{{t−2}} over s_{{t}}, against the same where the state is seen in full (ratio)"),
+        (ends[2] / ends[0]) / (in_full[2] / in_full[0]),
+        1.0,
+    )
 }
 
 /// Figure 23.
@@ -269,14 +292,7 @@ pub fn nonlinear_sensitivity(settings: &Settings<'_>) -> Result<Reproduction> {
     for (network, name, _) in NETWORKS {
         let (panel, ends) = stacks::sensitivity_panel(name, &of(&runs, network)?)?;
         figure = figure.panel(panel);
-        for (back, what) in [(0, "s_{t}"), (1, "s_{t−1}")] {
-            claims = claims.at_least(
-                format!("mesa.fig23.{network}-{back}"),
-                format!("{name}: {what} over s_{{t−3}}, at the end"),
-                ends[back] / ends[3],
-                3.0,
-            );
-        }
+        claims = stacks::sensitivity_claims(claims, &format!("mesa.fig23.{network}"), name, &ends);
         config[network] = json!(ends);
     }
     Ok(Reproduction { figure, claims, config })
@@ -307,14 +323,10 @@ fn layers(
         .line(Line::mean("softmax × 5", &t, &curves(runs, "tf", sequences)?).color(Color::BLUE))
         .line(Line::new("Prop. 2", &t, &control).color(Color::PURPLE).dashed());
     let figure = Figure::new(id, title).caption(caption).panels(panels).panel(losses).columns(3);
-    let ratio = |s: &super::probes::Scores| {
-        let end = s.relative[0].len() - 1;
-        s.relative.last().map_or(f64::NAN, |l| l[end]) / s.relative[0][end]
-    };
     let mut claims = Claims::new().at_most(
         format!("{id}.target"),
         "at t = T the last layer's error for s_{t+1} is a small share of the input's",
-        mean(&next.iter().map(ratio).collect::<Vec<_>>()),
+        end_ratio(&next),
         0.1,
     );
     for claim in preconditioning_claims(id, &inner, &untrained, 0.75).iter() {
@@ -330,7 +342,7 @@ fn layers(
 pub fn partial_layers(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("mesa-partial", |n| n == "tf", settings)?;
     let sequences = sample(of(&runs, "tf")?[0], settings)?;
-    let pair = (stacked_series()?, sequences.stacked(STACKED)?);
+    let pair = (probed_series()?, sequences.stacked(STACKED)?);
     let caption = format!(
         "{PARTIAL}, {}. Probes held out, relative to the target's variance; inputs are the last 5 observations.",
         seeds(runs.len())
@@ -358,6 +370,21 @@ pub fn nonlinear_layers(settings: &Settings<'_>) -> Result<Reproduction> {
     Ok(Reproduction { figure, claims, config: json!({ "checkpoint": "mesa-nonlinear" }) })
 }
 
+/// Observations of a [`bound_line`] that layer 1 binds: their error is below 0.1.
+pub(super) fn bound(line: &Line) -> f64 {
+    line.y.iter().filter(|e| **e < 0.1).count() as f64
+}
+
+/// `claims`, and that layer 1 binds more where the state is seen in part.
+pub(super) fn partial_binding_claim(claims: Claims, id: &str, name: &str, in_part: &Line, in_full: &Line) -> Claims {
+    claims.at_least(
+        id,
+        format!("{name}: observations bound (error below 0.1) more than where the state is seen in full"),
+        bound(in_part) - bound(in_full),
+        1.0,
+    )
+}
+
 /// Figure 2A's dashed curves, and Figure 21: what layer 1 binds where the state is seen in part.
 ///
 /// # Errors
@@ -370,19 +397,13 @@ pub fn partial_binding(settings: &Settings<'_>) -> Result<Reproduction> {
             .x(Axis::linear("observation probed for, tokens back").ticks(0..8))
             .y(Axis::log("relative error, held out").range(1e-5, 2.0))
     };
-    let bound = |line: &Line| line.y.iter().filter(|e| **e < 0.1).count() as f64;
     let mut panel = axes("seen in full and in part");
     let (mut claims, mut config) =
         (Claims::new(), json!({ "checkpoints": ["mesa-partial", "mesa-stacks", "mesa-widths"] }));
     for (network, name, color) in NETWORKS {
         let (in_full, in_part) =
             (bound_line(&full, network, name, color, settings)?, bound_line(&runs, network, name, color, settings)?);
-        claims = claims.at_least(
-            format!("mesa.fig21.{network}"),
-            format!("{name}: observations bound (error below 0.1) more than where the state is seen in full"),
-            bound(&in_part) - bound(&in_full),
-            1.0,
-        );
+        claims = partial_binding_claim(claims, &format!("mesa.fig21.{network}"), name, &in_part, &in_full);
         config[network] = json!({ "full": in_full.y, "partial": in_part.y });
         let mut in_part = in_part.dashed();
         in_part.name = format!("{name}, seen in part");

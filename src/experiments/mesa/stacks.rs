@@ -2,10 +2,12 @@
 
 use serde_json::json;
 
-use super::depth::{at, curves, log_gap, of, over_seeds, overall, preconditioning_claims, probing, sample, seeds};
+use super::depth::{
+    at, curves, end_ratio, log_gap, of, over_seeds, overall, preconditioning_claims, probing, sample, seeds,
+};
 use super::kernels::RIDGE;
 use super::one_layer::{mean, product_panel};
-use super::probes::{Scores, Target, probe};
+use super::probes::{Target, probe};
 use super::recipes::{self, SENSITIVITIES, SMALL, Trained};
 use super::weights::products;
 use crate::algorithms::sequences::{InverseSeries, Pairing, SequenceLeastSquares, orthogonal_floor, sequence_losses};
@@ -212,14 +214,10 @@ pub fn layers(settings: &Settings<'_>) -> Result<Reproduction> {
             seeds(runs.len())
         ))
         .panels(panels);
-    let last = SMALL.1 - 2;
-    let layers = scores[0].relative.len() - 1;
-    let ratio =
-        mean(&scores.iter().map(|s: &Scores| s.relative[layers][last] / s.relative[0][last]).collect::<Vec<_>>());
     let claims = Claims::new().at_most(
         "mesa.fig6a.last",
         "at t = T the last layer's error for s_{t+1} is a small share of the input's",
-        ratio,
+        end_ratio(&scores),
         0.1,
     );
     let mut all_claims = claims;
@@ -358,6 +356,18 @@ pub(super) fn sensitivity_panel(name: &str, runs: &[&Trained]) -> Result<(Panel,
     Ok((panel, last))
 }
 
+/// `claims`, and what is claimed of the sensitivities at the end of training.
+pub(super) fn sensitivity_claims(claims: Claims, id: &str, name: &str, last: &[f64]) -> Claims {
+    claims
+        .at_least(
+            format!("{id}-now"),
+            format!("{name}: layer 1 depends on s_{{t}} over s_{{t−3}}, at the end"),
+            last[0] / last[3],
+            3.0,
+        )
+        .at_least(format!("{id}-before"), format!("{name}: … and on s_{{t−1}} over s_{{t−3}}"), last[1] / last[3], 3.0)
+}
+
 /// Figure 16.
 ///
 /// # Errors
@@ -377,19 +387,7 @@ pub fn sensitivity(settings: &Settings<'_>) -> Result<Reproduction> {
         let (panel, last) = sensitivity_panel(name, &of(&runs, network)?)?;
         figure = figure.panel(panel);
         if network != "mesa2" {
-            claims = claims
-                .at_least(
-                    format!("mesa.fig16.{network}-now"),
-                    format!("{name}: s_{{t}} over s_{{t−3}}, at the end"),
-                    last[0] / last[3],
-                    3.0,
-                )
-                .at_least(
-                    format!("mesa.fig16.{network}-before"),
-                    format!("{name}: s_{{t−1}} over s_{{t−3}}"),
-                    last[1] / last[3],
-                    3.0,
-                );
+            claims = sensitivity_claims(claims, &format!("mesa.fig16.{network}"), name, &last);
         } else {
             claims =
                 claims.at_most("mesa.fig16.mesa2", "full mesa is diffuse: s_{t} over s_{t−3}", last[0] / last[3], 3.0);
