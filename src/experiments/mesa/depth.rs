@@ -188,7 +188,7 @@ pub(super) fn shades(count: usize) -> Vec<Color> {
         .collect()
 }
 
-/// The two panels of a probe, absolute and relative, and the scores of the first seed, trained and at its start.
+/// The two panels of a probe, absolute and relative, and the scores of all runs, trained and at their start.
 pub(super) fn probing(
     id: &str,
     title: &str,
@@ -274,7 +274,7 @@ pub fn preconditioned(settings: &Settings<'_>) -> Result<Reproduction> {
     let all: Vec<&Trained> = runs.iter().collect();
     let title = "Layers precondition the state before they regress";
     let (figure, scores, untrained) = probing("mesa.fig4f", title, &caption, &all, &target, settings)?;
-    let claims = preconditioning_claims("mesa.fig4f", &scores, &untrained, 0.75);
+    let claims = preconditioning_claims("mesa.fig4f", &target, &scores, &untrained);
     let config = json!({ "checkpoint": "mesa-linear", "tokens": SMALL.1 });
     Ok(Reproduction { figure, claims, config })
 }
@@ -291,9 +291,9 @@ pub(super) fn end_ratio(scores: &[super::probes::Scores]) -> f64 {
 /// The least relative error over layers against the input's, at the last token, trained and at the start of training.
 pub(super) fn preconditioning_claims(
     id: &str,
+    target: &Target,
     scores: &[super::probes::Scores],
     untrained: &[super::probes::Scores],
-    bound: f64,
 ) -> Claims {
     let gain = |s: &super::probes::Scores| {
         let at = s.relative[0].len() - 1;
@@ -303,11 +303,41 @@ pub(super) fn preconditioning_claims(
     Claims::new()
         .at_most(
             format!("{id}.layers"),
-            "layers make the preconditioned state decodable: least relative error over the input's, t = T",
+            format!("layers make {} decodable: least relative error over the input's, t = T", target.name()),
             all(scores),
-            bound,
+            0.75,
         )
         .at_least(format!("{id}.control"), "… untrained layers do not", all(untrained), 0.97)
+}
+
+/// Softmax layers probed for the next state and for a preconditioned one.
+pub(super) struct LayerByLayer {
+    /// The panels of both, absolute and relative.
+    pub(super) next: Figure,
+    pub(super) inner: Figure,
+    /// The scores of all runs for the next state.
+    pub(super) scores: Vec<super::probes::Scores>,
+    pub(super) claims: Claims,
+}
+
+/// The probes of `runs` for the next state and for `target`; the claim on the former has the first id, those on the latter begin
+/// with the second.
+pub(super) fn layer_by_layer(
+    [next_id, inner_id]: [&str; 2],
+    runs: &[&Trained],
+    target: &Target,
+    settings: &Settings<'_>,
+) -> Result<LayerByLayer> {
+    let (next, scores, _) = probing("", "", "", runs, &Target::Next, settings)?;
+    let (inner, preconditioned, untrained) = probing("", "", "", runs, target, settings)?;
+    let mut claims = Claims::new().at_most(
+        next_id,
+        "at t = T the last layer's error for s_{t+1} is a small share of the input's",
+        end_ratio(&scores),
+        0.1,
+    );
+    claims.extend(preconditioning_claims(inner_id, target, &preconditioned, &untrained));
+    Ok(LayerByLayer { next, inner, scores, claims })
 }
 
 /// The median share of the heads' products that is in multiples of the identity.

@@ -8,6 +8,7 @@ pub mod beyond;
 mod depth;
 pub mod few_shot;
 mod full;
+mod full_dynamics;
 mod kernels;
 pub mod language;
 pub mod linearised;
@@ -27,6 +28,9 @@ use crate::Result;
 pub fn recipes() -> Vec<Recipe> {
     [recipes::recipes(), linearised::recipes(), few_shot::recipes(), language::recipes()].concat()
 }
+
+/// What figures of partially observed dynamics at the authors' size compare.
+const FULL_PARTIAL: &[&str] = &["mesa-full-partial", "mesa-full"];
 
 /// What figures of partially observed dynamics compare.
 const PARTIAL: &[&str] = &["mesa-partial", "mesa-stacks"];
@@ -49,6 +53,7 @@ pub fn experiments() -> Vec<Experiment> {
     let deep = |id, title, checkpoints, run: Run| figure(id, title, "07_mesa_layer_and_deep_models", checkpoints, run);
     let shots = |id, title, checkpoints, run: Run| figure(id, title, "08_few_shot_and_language", checkpoints, run);
     let full = |id, title, checkpoints, run: Run| figure(id, title, "10_mesa_at_the_authors_size", checkpoints, run);
+    let other = |id, title, checkpoints, run: Run| figure(id, title, "11_other_dynamics", checkpoints, run);
     vec![
         one(
             "mesa.fig2a",
@@ -102,6 +107,18 @@ pub fn experiments() -> Vec<Experiment> {
         full("mesa.full", "Figs. 6C and 7A at the authors' own size", &["mesa-full"], full::losses),
         full("mesa.full-layers", "Figs. 2A, 6A, 6B and 16 at the authors' own size", &["mesa-full"], full::layers),
         full("mesa.full-pairs", "Figs. 8A and 18A, pairs alone, at the authors' own size", &["mesa-full"], full::pairs),
+        other(
+            "mesa.full-partial",
+            "Figs. 2A, 7B, 22, 24A and 24B at the authors' own size",
+            FULL_PARTIAL,
+            full_dynamics::partial,
+        ),
+        other(
+            "mesa.full-nonlinear",
+            "Figs. 2B, 7C, 23, 25A and 25B at the authors' own size",
+            &["mesa-full-nonlinear"],
+            full_dynamics::nonlinear,
+        ),
         full(
             "mesa.fig8-full",
             "Few-shot regression at the authors' own size, softmax transformer",

@@ -134,7 +134,7 @@ pub fn training(settings: &Settings<'_>) -> Result<Reproduction> {
     let figure = Figure::new("mesa.fig4a", "One linear layer converges to one step of gradient descent")
         .caption(format!(
             "n = 10, T = 50, {} seeds, batch 64 (the authors: 256). Interp-1 averages the products of the weights at each step \
-             with the trained ones compressed to multiples of the identity. Dotted: the authors' stored means over five seeds.",
+             with the trained ones compressed to multiples of the identity. Dotted: the authors' stored means over five networks.",
             runs.len()
         ))
         .panel(panel);

@@ -26,6 +26,19 @@ pub enum Target {
     InputBack(Trajectories, usize),
 }
 
+impl Target {
+    /// What it is called.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Target::Next => "the next state",
+            Target::Preconditioned(_) => "the preconditioned state",
+            Target::PreconditionedInput(..) => "the preconditioned input",
+            Target::Back(_) => "an earlier state",
+            Target::InputBack(..) => "an earlier input",
+        }
+    }
+}
+
 /// What came out, of each layer (0 is the input) at each token: `[layer][t]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {

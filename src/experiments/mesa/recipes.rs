@@ -188,8 +188,9 @@ pub fn named(scale: (usize, usize), name: &str, layers: usize) -> Result<Protoco
     }
 }
 
-/// The same networks as the authors train them at their size: batches of 256, a warm-up of 1000 steps to 8e-4 and a cosine that
-/// would reach 1e-5 after 30,000, of which 10,000 are taken.
+/// The same networks at the authors' size, trained as they train softmax transformers: batches of 256, a warm-up of 1000 steps to
+/// 8e-4 and a cosine that would reach 1e-5 after 30,000, of which 10,000 are taken. (Their hybrid of Fig. 7A: 3e-4, 20,000 steps, streams
+/// clipped to ±1.)
 ///
 /// # Errors
 /// As [`named`].
@@ -199,32 +200,68 @@ pub fn full(name: &str, layers: usize) -> Result<Protocol> {
     Ok(Protocol { batch: 256, rate, schedule, ..named(FULL, name, layers)? }.steps(10_000))
 }
 
+/// A network that sees `observed` coordinates of its states, on this width and with these heads and keys.
+fn in_part(network: Protocol, observed: usize, width: usize, (heads, key): (usize, usize)) -> Result<Protocol> {
+    let task = Dynamics::partial(network.task.dim, observed, network.task.tokens)?;
+    let mut protocol = network.on(task);
+    protocol.architecture.input = observed;
+    protocol.architecture.output = observed;
+    protocol.architecture.width = width;
+    for layer in &mut protocol.architecture.layers {
+        (layer.heads, layer.key) = (heads, key.min(width));
+    }
+    Ok(protocol)
+}
+
 /// Partially observed dynamics at the small scale: n_h = 6, n_s = 2, T = 40 (specification, A9), `width` channels.
 ///
 /// # Errors
 /// As [`named`].
 pub fn partial(name: &str, layers: usize, width: usize) -> Result<Protocol> {
-    let mut protocol = named((6, 40), name, layers)?.on(Dynamics::partial(6, 2, 40)?);
-    protocol.architecture.input = 2;
-    protocol.architecture.output = 2;
-    protocol.architecture.width = width;
-    for layer in &mut protocol.architecture.layers {
-        (layer.heads, layer.key) = (6, 8.min(width));
+    in_part(named((6, 40), name, layers)?, 2, width, (6, 8))
+}
+
+/// A network on dynamics with `hidden` units: MLPs of `mlp` units, unit queries and keys after layer 1.
+fn on_mlp(network: Protocol, hidden: usize, mlp: usize) -> Result<Protocol> {
+    let task = Dynamics::nonlinear(network.task.dim, hidden, network.task.tokens)?;
+    let mut protocol = network.on(task);
+    for (l, layer) in protocol.architecture.layers.iter_mut().enumerate() {
+        layer.mlp = Some(mlp);
+        layer.unit = l > 0;
     }
     Ok(protocol)
 }
 
-/// Non-linear dynamics at the small scale: n = 5, 20 hidden units; MLPs of 80 units, unit queries and keys after layer 1.
+/// Non-linear dynamics at the small scale: n = 5, 20 hidden units, MLPs of 80 units.
 ///
 /// # Errors
 /// As [`named`].
 pub fn nonlinear(name: &str, layers: usize) -> Result<Protocol> {
-    let mut protocol = named(SMALL, name, layers)?.on(Dynamics::nonlinear(SMALL.0, 20, SMALL.1)?);
-    for (l, layer) in protocol.architecture.layers.iter_mut().enumerate() {
-        layer.mlp = Some(80);
-        layer.unit = l > 0;
-    }
-    Ok(Protocol { rate: 1e-3, ..protocol })
+    Ok(Protocol { rate: 1e-3, ..on_mlp(named(SMALL, name, layers)?, 20, 80)? })
+}
+
+/// Partially observed dynamics at the authors' size: n_h = 15, n_s = 5, T = 50, twelve heads of 20 on width 80, the hybrid's
+/// streams clipped to ±1; the authors' steps in batches of 64, up to 8e-4 and down to 0 (theirs: 256, 4e-4 and a cosine cut off early).
+///
+/// # Errors
+/// As [`named`].
+pub fn full_partial(name: &str) -> Result<Protocol> {
+    let mut network = in_part(named((15, 50), name, FULL_DEPTH)?, 5, 80, (12, 20))?;
+    network.architecture.clip = (name == "hybrid").then_some(1.0);
+    Ok(Protocol { rate: 8e-4, ..network }.steps(if name == "hybrid" { 12_000 } else { 20_000 }))
+}
+
+/// Non-linear dynamics at the authors' size: n = 10, 40 hidden units, T = 50, width 60, MLPs of 300 units, the hybrid's streams
+/// clipped to ±15; half of the authors' steps, in batches of 64, up to 1e-3 and down to 0 (theirs: 256, the hybrid 4e-4, a cosine cut off
+/// early).
+///
+/// # Errors
+/// As [`named`].
+pub fn full_nonlinear(name: &str) -> Result<Protocol> {
+    let mut network = on_mlp(named(FULL, name, FULL_DEPTH)?, 40, 300)?;
+    network.architecture.width = 60;
+    network.architecture.clip = (name == "hybrid").then_some(15.0);
+    Ok(Protocol { rate: 1e-3, ..network }.steps(20_000))
 }
 
 /// The rules by which a layer learns from the tokens so far, and their names.
@@ -307,6 +344,10 @@ pub fn catalogue() -> Result<Vec<Entry>> {
     let full_one = Protocol { keep_all: true, ..linear_attention(FULL, 1)?.steps(2000) };
     let embedded = |name: &str, layers| named(SMALL, name, layers);
     let own = |name: &str, protocol: Protocol| (name.to_owned(), protocol);
+    let one_seed = |networks: Vec<(String, Protocol)>| -> Vec<Run> {
+        let run = |(name, protocol)| Run { name: format!("{name}.s0"), protocol, seed: 0 };
+        networks.into_iter().map(run).collect()
+    };
     let widths = [2, 4, 8, 16, 24];
     let rules: Vec<(String, Protocol)> = RULES
         .into_iter()
@@ -385,9 +426,21 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Entry {
             id: "mesa-full",
             title: "softmax transformers of 3 and 7 layers and a hybrid at the authors' size, n = 10, T = 50",
-            runs: [("tf", full("tf", FULL_DEPTH)?), ("tf3", full("tf", 3)?), ("hybrid", full("hybrid", 2)?)]
-                .map(|(name, protocol)| Run { name: format!("{name}.s0"), protocol, seed: 0 })
-                .into(),
+            runs: one_seed(vec![
+                own("tf", full("tf", FULL_DEPTH)?),
+                own("tf3", full("tf", 3)?),
+                own("hybrid", full("hybrid", 2)?),
+            ]),
+        },
+        Entry {
+            id: "mesa-full-nonlinear",
+            title: "a softmax transformer of 7 layers and a hybrid on non-linear dynamics at the authors' size, n = 10, T = 50",
+            runs: one_seed(vec![own("tf", full_nonlinear("tf")?), own("hybrid", full_nonlinear("hybrid")?)]),
+        },
+        Entry {
+            id: "mesa-full-partial",
+            title: "the same on partially observed dynamics at the authors' size, n = 15, 5 observed, T = 50",
+            runs: one_seed(vec![own("tf", full_partial("tf")?), own("hybrid", full_partial("hybrid")?)]),
         },
         Entry { id: "mesa-diversity", title: "a mesa layer, 1 to 256 teachers, n = 5, T = 25", runs: seeds(pools) },
         Entry {

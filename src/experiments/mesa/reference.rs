@@ -1,4 +1,5 @@
-//! Curves that the authors stored with their code (commit c8c1e37, five seeds), where our setting is theirs.
+//! Curves that the authors stored with their code (commit c8c1e37), where our setting is theirs: means over five networks (Figures
+//! 4A, 5, 16, 22, 23), or of one network over five test batches (the others).
 
 use std::sync::LazyLock;
 

@@ -2,9 +2,7 @@
 
 use serde_json::json;
 
-use super::depth::{
-    at, curves, end_ratio, log_gap, of, over_seeds, overall, preconditioning_claims, probing, sample, seeds,
-};
+use super::depth::{at, curves, layer_by_layer, log_gap, of, over_seeds, overall, sample, seeds};
 use super::kernels::RIDGE;
 use super::one_layer::{mean, product_panel};
 use super::probes::{Target, probe};
@@ -202,9 +200,8 @@ pub fn layers(settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("mesa-stacks", |n| n == "tf", settings)?;
     let all: Vec<&Trained> = runs.iter().collect();
     let series = InverseSeries::authors("linear", Pairing::All)?;
-    let (a, scores, _) = probing("", "", "", &all, &Target::Next, settings)?;
-    let (b, inner, untrained) = probing("", "", "", &all, &Target::Preconditioned(series), settings)?;
-    let mut panels = [a.panels[1].clone(), b.panels[1].clone()];
+    let probed = layer_by_layer(["mesa.fig6a.last", "mesa.fig6b"], &all, &Target::Preconditioned(series), settings)?;
+    let mut panels = [probed.next.panels[1].clone(), probed.inner.panels[1].clone()];
     panels[0].title = "A: the next state".to_owned();
     panels[1].title = "B: the preconditioned state".to_owned();
     let figure = Figure::new("mesa.fig6ab", "The softmax transformer too goes step by step")
@@ -214,17 +211,7 @@ pub fn layers(settings: &Settings<'_>) -> Result<Reproduction> {
             seeds(runs.len())
         ))
         .panels(panels);
-    let claims = Claims::new().at_most(
-        "mesa.fig6a.last",
-        "at t = T the last layer's error for s_{t+1} is a small share of the input's",
-        end_ratio(&scores),
-        0.1,
-    );
-    let mut all_claims = claims;
-    for claim in preconditioning_claims("mesa.fig6b", &inner, &untrained, 0.75).iter() {
-        all_claims.push(claim.clone());
-    }
-    Ok(Reproduction { figure, claims: all_claims, config: json!({ "checkpoint": "mesa-stacks" }) })
+    Ok(Reproduction { figure, claims: probed.claims, config: json!({ "checkpoint": "mesa-stacks" }) })
 }
 
 /// Sequences on which the coefficients of Figure 6C are fitted, and their seed.
@@ -277,7 +264,7 @@ pub fn depth(settings: &Settings<'_>) -> Result<Reproduction> {
         .at_most("mesa.fig6c.shallow", "3 layers are near 2 steps there", gap(&three, &two_all), 0.3)
         .at_least(
             "mesa.fig6c.early",
-            "at t < n the gap with all pairs exceeds that with the newest dropped (ratio)",
+            "at t ≤ n the gap with all pairs exceeds that with the newest dropped (ratio)",
             early(&four_all) / early(&four),
             1.0,
         );
