@@ -168,19 +168,30 @@ impl Matrix {
     /// # Errors
     /// As [`Matrix::cholesky`]; [`Error::Shape`] if `b` has not one entry a row.
     pub fn solve_spd(&self, b: &[f64]) -> Result<Vec<f64>> {
+        Ok(self.solve_spd_each([b])?.swap_remove(0))
+    }
+
+    /// The solutions of `self x = b` for each b, from one factorisation.
+    ///
+    /// # Errors
+    /// As [`Matrix::solve_spd`].
+    pub fn solve_spd_each<'a>(&self, right: impl IntoIterator<Item = &'a [f64]>) -> Result<Vec<Vec<f64>>> {
         let l = self.cholesky()?;
         let d = self.rows;
-        if b.len() != d {
-            return Err(Error::shape("right-hand side", &[b.len()], format!("[{d}]")));
-        }
-        let mut x = b.to_vec();
-        for i in 0..d {
-            x[i] = (x[i] - (0..i).map(|k| l[(i, k)] * x[k]).sum::<f64>()) / l[(i, i)];
-        }
-        for i in (0..d).rev() {
-            x[i] = (x[i] - (i + 1..d).map(|k| l[(k, i)] * x[k]).sum::<f64>()) / l[(i, i)];
-        }
-        Ok(x)
+        let solve = |b: &[f64]| {
+            if b.len() != d {
+                return Err(Error::shape("right-hand side", &[b.len()], format!("[{d}]")));
+            }
+            let mut x = b.to_vec();
+            for i in 0..d {
+                x[i] = (x[i] - (0..i).map(|k| l[(i, k)] * x[k]).sum::<f64>()) / l[(i, i)];
+            }
+            for i in (0..d).rev() {
+                x[i] = (x[i] - (i + 1..d).map(|k| l[(k, i)] * x[k]).sum::<f64>()) / l[(i, i)];
+            }
+            Ok(x)
+        };
+        right.into_iter().map(solve).collect()
     }
 
     /// Eigenvalues (ascending) and the matrix whose columns are the eigenvectors of a symmetric matrix: Householder's

@@ -35,25 +35,37 @@ impl LinearProbe {
     /// [`Error::Shape`] if the lengths do not fit or there is nothing; [`Error::Invalid`] for a ridge that is not
     /// positive; [`Error::Numerical`] for hidden states that are not finite.
     pub fn fit(hidden: &[f32], targets: &[f64], ridge: f64) -> Result<Self> {
-        let rows = targets.len();
+        Ok(LinearProbe::fit_each(hidden, &[targets], ridge)?.swap_remove(0))
+    }
+
+    /// The probe for each of several `targets`, `[rows]` each, from one factorisation.
+    ///
+    /// # Errors
+    /// As [`LinearProbe::fit`].
+    pub fn fit_each<T: AsRef<[f64]> + Sync>(hidden: &[f32], targets: &[T], ridge: f64) -> Result<Vec<Self>> {
+        let rows = targets.first().map_or(0, |y| y.as_ref().len());
         if rows == 0 || hidden.is_empty() || !hidden.len().is_multiple_of(rows) {
             return Err(Error::shape("hidden states", &[hidden.len(), rows], "[rows, width] and [rows], not empty"));
+        }
+        if let Some(other) = targets.iter().map(|y| y.as_ref().len()).find(|len| *len != rows) {
+            return Err(Error::shape("targets", &[other], format!("[{rows}] each")));
         }
         if !(ridge.is_finite() && ridge > 0.0) {
             return Err(Error::invalid("ridge of a probe", ridge, "a positive finite number"));
         }
         let width = hidden.len() / rows;
-        // The sums of h hᵀ, h y, h and y with h extended by y and 1, lower triangle.
-        let size = width + 2;
+        // The sums of h hᵀ, h y, h and y with h extended by every y and 1, lower triangle.
+        let one = width + targets.len();
+        let size = one + 1;
         let pieces: Vec<Vec<f64>> = hidden
             .par_chunks(PIECE * width)
-            .zip(targets.par_chunks(PIECE))
-            .map(|(hidden, targets)| {
+            .enumerate()
+            .map(|(piece, hidden)| {
                 let mut sums = vec![0.0; size * size];
                 let mut row = vec![1.0; size];
-                for (h, y) in hidden.chunks(width).zip(targets) {
+                for (at, h) in hidden.chunks(width).enumerate() {
                     row.iter_mut().zip(h).for_each(|(r, h)| *r = f64::from(*h));
-                    row[width] = *y;
+                    row[width..one].iter_mut().zip(targets).for_each(|(r, y)| *r = y.as_ref()[piece * PIECE + at]);
                     for i in 0..size {
                         let scale = row[i];
                         sums[i * size..][..=i].iter_mut().zip(&row).for_each(|(s, r)| *s += scale * r);
@@ -68,16 +80,19 @@ impl LinearProbe {
         }
         let n = rows as f64;
         let sum = |i: usize, j: usize| sums[i.max(j) * size + i.min(j)];
-        let mean: Vec<f64> = (0..=width).map(|i| sum(width + 1, i) / n).collect();
+        let mean: Vec<f64> = (0..one).map(|i| sum(one, i) / n).collect();
         let covariance = |i: usize, j: usize| sum(i, j) / n - mean[i] * mean[j];
         let variance = (0..width).map(|i| covariance(i, i)).sum::<f64>() / width as f64;
         // Hidden states that are all the same have no direction to read from: any positive ridge gives w = 0.
         let ridge = if variance > 0.0 { ridge * variance } else { 1.0 };
         let gram = Matrix::from_fn(width, width, |i, j| covariance(i, j) + if i == j { ridge } else { 0.0 });
-        let cross: Vec<f64> = (0..width).map(|i| covariance(i, width)).collect();
-        let weights = gram.solve_spd(&cross)?;
-        let bias = mean[width] - dot(&weights, &mean[..width]);
-        Ok(LinearProbe { weights, bias })
+        let cross: Vec<Vec<f64>> = (width..one).map(|y| (0..width).map(|i| covariance(i, y)).collect()).collect();
+        let solved = gram.solve_spd_each(cross.iter().map(Vec::as_slice))?;
+        let probe = |(weights, mean_y): (Vec<f64>, &f64)| {
+            let bias = mean_y - dot(&weights, &mean[..width]);
+            LinearProbe { weights, bias }
+        };
+        Ok(solved.into_iter().zip(&mean[width..]).map(probe).collect())
     }
 
     /// The probe's values for `hidden`, `[rows, width]`: `[rows]`.

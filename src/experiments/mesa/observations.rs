@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::depth::{at, curves, layer_by_layer, of, overall, sample, seeds, shades, stream_names};
 use super::kernels::RIDGE;
-use super::probes::{Target, probe};
+use super::probes::{Target, probe_each};
 use super::recipes::{self, Trained};
 use super::stacks::{self, bound_line};
 use crate::algorithms::sequences::{InverseSeries, Pairing, SequenceLeastSquares, sequence_losses};
@@ -208,11 +208,10 @@ pub(super) fn feature_panel(
     let names = stream_names(first.protocol.architecture.layers.len());
     // [layer][seed][back]
     let mut all = vec![vec![Vec::with_capacity(HORIZON); networks.len()]; names.len()];
-    for back in 0..HORIZON {
-        let target = Target::InputBack(inputs.clone(), back);
-        for (k, run) in networks.iter().enumerate() {
-            let relative = probe(&run.model, run, &sequences, &target, &now)?.relative;
-            all.iter_mut().zip(relative).for_each(|(layer, l)| layer[k].push(1.0 - l[0]));
+    let targets: Vec<Target> = (0..HORIZON).map(|back| Target::InputBack(inputs.clone(), back)).collect();
+    for (k, run) in networks.iter().enumerate() {
+        for scores in probe_each(&run.model, run, &sequences, &targets, &now)? {
+            all.iter_mut().zip(&scores.relative).for_each(|(layer, l)| layer[k].push(1.0 - l[0]));
         }
     }
     let mut panel = Panel::new(name)

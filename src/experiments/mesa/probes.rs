@@ -62,12 +62,36 @@ pub fn probe(
     target: &Target,
     at: &[usize],
 ) -> Result<Scores> {
-    let streams = model.residuals(&run.tokens(sequences)?)?;
-    let (batch, tokens) = (sequences.len(), sequences.tokens());
+    Ok(probe_each(model, run, sequences, std::slice::from_ref(target), at)?.swap_remove(0))
+}
+
+/// The same for each of several targets; the network runs once.
+///
+/// # Errors
+/// As [`probe`].
+pub fn probe_each(
+    model: &SequenceTransformer,
+    run: &Trained,
+    sequences: &Trajectories,
+    targets: &[Target],
+    at: &[usize],
+) -> Result<Vec<Scores>> {
+    let tokens = sequences.tokens();
     if let Some(beyond) = at.iter().find(|t| **t >= tokens) {
         return Err(crate::Error::invalid("token", *beyond, format!("one of 0 to {}", tokens.saturating_sub(1))));
     }
-    let width = model.architecture().width;
+    let streams = model.residuals(&run.tokens(sequences)?)?;
+    targets.iter().map(|target| of_streams(&streams, model.architecture().width, sequences, target, at)).collect()
+}
+
+fn of_streams(
+    streams: &[Vec<f64>],
+    width: usize,
+    sequences: &Trajectories,
+    target: &Target,
+    at: &[usize],
+) -> Result<Scores> {
+    let (batch, tokens) = (sequences.len(), sequences.tokens());
     let of_token = |t: usize| -> Result<Vec<(f64, f64)>> {
         let mut targets: Vec<Vec<f64>> = (0..batch).map(|i| value(sequences, i, t, target)).collect();
         let mut kept: Vec<usize> = (0..batch).collect();
@@ -86,10 +110,12 @@ pub fn probe(
                 let row = |i: &usize| stream[(i * tokens + t) * width..][..width].iter().map(|v| *v as f32);
                 let hidden: Vec<f32> = kept.iter().flat_map(row).collect();
                 let (fit, test) = hidden.split_at(fitted * width);
+                let coordinates: Vec<Vec<f64>> =
+                    (0..targets.first().map_or(0, Vec::len)).map(|k| targets.iter().map(|y| y[k]).collect()).collect();
+                let known: Vec<&[f64]> = coordinates.iter().map(|y| &y[..fitted]).collect();
+                let probes = LinearProbe::fit_each(fit, &known, RIDGE)?;
                 let (mut error, mut variance) = (0.0, 0.0);
-                for k in 0..targets.first().map_or(0, Vec::len) {
-                    let y: Vec<f64> = targets.iter().map(|y| y[k]).collect();
-                    let probe = LinearProbe::fit(fit, &y[..fitted], RIDGE)?;
+                for (probe, y) in probes.iter().zip(&coordinates) {
                     let mean = y[..fitted].iter().sum::<f64>() / fitted as f64;
                     for (p, y) in probe.predict(test).iter().zip(&y[fitted..]) {
                         error += (p - y).powi(2);

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::depth::{at, curves, layer_by_layer, log_gap, of, over_seeds, overall, sample, seeds};
 use super::kernels::RIDGE;
 use super::one_layer::{mean, product_panel};
-use super::probes::{Target, probe};
+use super::probes::{Target, probe_each};
 use super::recipes::{self, SENSITIVITIES, SMALL, Trained};
 use super::weights::products;
 use crate::algorithms::sequences::{InverseSeries, Pairing, SequenceLeastSquares, orthogonal_floor, sequence_losses};
@@ -28,9 +28,8 @@ pub(super) const HORIZON: usize = 8;
 fn bound_tokens(run: &Trained, settings: &Settings<'_>) -> Result<Vec<f64>> {
     let sequences = sample(run, settings)?;
     let last = [sequences.tokens() - 1];
-    (0..HORIZON)
-        .map(|back| Ok(probe(&run.model, run, &sequences, &Target::Back(back), &last)?.relative[1][0]))
-        .collect()
+    let targets: Vec<Target> = (0..HORIZON).map(Target::Back).collect();
+    Ok(probe_each(&run.model, run, &sequences, &targets, &last)?.iter().map(|s| s.relative[1][0]).collect())
 }
 
 /// The mean of [`bound_tokens`] over the seeds of a network, as a line.
