@@ -822,6 +822,10 @@ fn newton_algorithms_networks_and_constructions() {
     refuses("odd rows", &["[5, 2]"], || LinearProbe::fit(&[0.0; 5], &[0.0; 2], 1.0));
     refuses("ridge", &["ridge", "got 0"], || LinearProbe::fit(&[0.0; 4], &[0.0; 2], 0.0));
     refuses("NaN", &["finite"], || LinearProbe::fit(&[f32::NAN; 4], &[0.0; 2], 1.0));
+    refuses("no targets", &["hidden states"], || LinearProbe::fit_each::<Vec<f64>>(&[0.0; 4], &[], 1.0));
+    refuses("targets of other lengths", &["targets", "[3]", "[2]"], || {
+        LinearProbe::fit_each(&[0.0; 4], &[vec![0.0; 2], vec![0.0; 3]], 1.0)
+    });
 
     refuses("condition number", &["got 0.5"], || IllConditioned::two_clusters(4, 0.5, 3));
     refuses("dimension", &["got 0"], || IllConditioned::two_clusters(0, 10.0, 3));

@@ -71,6 +71,10 @@ fn a_probe_is_the_least_squares_solution() {
         assert!(along.abs() < 1e-6 * rows as f64, "{along}");
     }
     assert!((probe.weights[0] + 2.0).abs() < 0.01 && (probe.bias - 3.0).abs() < 0.01);
+    // Several at once are those of each alone.
+    let other: Vec<f64> = hidden.chunks(width).map(|h| f64::from(h[1] * h[2])).collect();
+    let both = LinearProbe::fit_each(&hidden, &[&targets, &other], 1e-9).unwrap();
+    assert_eq!(both, [probe, LinearProbe::fit(&hidden, &other, 1e-9).unwrap()]);
     // Constant hidden states can be read: the mean is all there is.
     let flat = LinearProbe::fit(&[1.0; 20], &[1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 3.0], 1e-9).unwrap();
     assert!((flat.predict(&[1.0, 1.0])[0] - 2.0).abs() < 1e-9);

@@ -312,8 +312,9 @@ pub(super) fn preconditioning_claims(
 
 /// Softmax layers probed for the next state and for a preconditioned one.
 pub(super) struct LayerByLayer {
-    /// The panels of both, absolute and relative.
+    /// The panels for the next state, absolute and relative.
     pub(super) next: Figure,
+    /// Those for the preconditioned one.
     pub(super) inner: Figure,
     /// The scores of all runs for the next state.
     pub(super) scores: Vec<super::probes::Scores>,
