@@ -252,8 +252,8 @@ pub fn full_partial(name: &str) -> Result<Protocol> {
 }
 
 /// Non-linear dynamics at the authors' size: n = 10, 40 hidden units, T = 50, width 60, MLPs of 300 units, the hybrid's streams
-/// clipped to ±15; half of the authors' steps, in batches of 64, up to 1e-3 and down to 0 (theirs: 256, the hybrid 4e-4, a cosine cut off
-/// early).
+/// clipped to ±15; the authors' steps, of the hybrid's half, in batches of 64, up to 1e-3 and down to 0 (theirs: 256, the hybrid 4e-4, a
+/// cosine cut off early).
 ///
 /// # Errors
 /// As [`named`].
@@ -261,7 +261,7 @@ pub fn full_nonlinear(name: &str) -> Result<Protocol> {
     let mut network = on_mlp(named(FULL, name, FULL_DEPTH)?, 40, 300)?;
     network.architecture.width = 60;
     network.architecture.clip = (name == "hybrid").then_some(15.0);
-    Ok(Protocol { rate: 1e-3, ..network }.steps(20_000))
+    Ok(Protocol { rate: 1e-3, ..network }.steps(if name == "hybrid" { 20_000 } else { 40_000 }))
 }
 
 /// The rules by which a layer learns from the tokens so far, and their names.
