@@ -1,8 +1,9 @@
 //! The same bits for 1, 2 and 4 threads, and for a training that was stopped and resumed.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dfdx::prelude::*;
 use incontext::algorithms::{GradientDescent, LeastSquares, losses};
@@ -179,11 +180,18 @@ fn training_gives_the_same_bits_for_any_number_of_threads() {
 
 #[test]
 fn every_figure_is_the_same_for_any_number_of_threads() {
+    // A claim is known by its id.
+    let owners = Mutex::new(HashMap::new());
     for experiment in incontext::experiments::all() {
         same_for_all_threads(experiment.id, || {
             let settings = Settings { quick: true, seed: 3, ..Settings::default() };
             let made = (experiment.run)(&settings).unwrap_or_else(|e| panic!("{}: {e}", experiment.id));
             let measured: Vec<f64> = made.claims.iter().map(|claim| claim.measured).collect();
+            for (at, claim) in made.claims.iter().enumerate() {
+                let owner = (experiment.id, at);
+                let known = owners.lock().unwrap().insert(claim.id.clone(), owner).unwrap_or(owner);
+                assert_eq!(known, owner, "two claims are called {}", claim.id);
+            }
             (made.figure.to_json().unwrap(), bits(&measured), made.config.to_string())
         });
     }

@@ -101,8 +101,8 @@ fn panel(id: &str, kernel: &str, settings: &Settings<'_>) -> Result<Reproduction
         let gap =
             |n: usize| CONTEXTS.iter().position(|c| *c == n).map_or(f64::NAN, |k| at("ReLU", k) - at("softmax", k));
         claims = claims
-            .at_least(format!("{id}.softmax.n6"), "softmax beats ReLU at n = 6, in ln loss", gap(6), 0.0)
-            .at_most(format!("{id}.softmax.n14"), "and loses to it at n = 14", gap(14), 0.0);
+            .at_least(format!("{id}.softmax-over-relu.n6"), "softmax beats ReLU at n = 6, in ln loss", gap(6), 0.0)
+            .at_most(format!("{id}.softmax-over-relu.n14"), "and loses to it at n = 14", gap(14), 0.0);
     }
     let table: Vec<_> = curves
         .iter()
