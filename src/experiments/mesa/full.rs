@@ -20,7 +20,7 @@ use crate::tasks::{FewShot, Prompt};
 const CHECKPOINT: &str = "mesa-full";
 
 /// Variance of a coordinate of the first state, U(−1, 1), which orthogonal dynamics keep.
-const VARIANCE: f64 = 1.0 / 3.0;
+pub(super) const VARIANCE: f64 = 1.0 / 3.0;
 
 /// Networks, what they are called, their colours, and where the authors' losses of them are.
 const NETWORKS: [(&str, &str, Color, &str); 3] = [

@@ -4,11 +4,11 @@
 use serde_json::json;
 
 use super::depth::{layer_by_layer, log_gap, of, sample, seeds};
-use super::full::{beside, binding_beside, sensitivities_beside, stored};
+use super::full::{VARIANCE, beside, binding_beside, sensitivities_beside, stored};
 use super::kernels::RIDGE;
 use super::observations::{
-    Control, Losses, Networks, bound, feature_claims, feature_panel, hybrid_claims, last, losses, normed_features,
-    partial_binding_claim, partial_sensitivity_claim,
+    Control, Losses, Networks, PARTIAL_RIDGE, bound, feature_claims, feature_panel, hybrid_claims, last, losses,
+    normed_features, partial_binding_claim, partial_sensitivity_claim,
 };
 use super::one_layer::mean;
 use super::probes::Target;
@@ -34,9 +34,6 @@ const STACKED_CONTROL: &str = "Prop2-nonlinear(k=16)";
 const STACKED: usize = 16;
 const PROBED: usize = 5;
 const PROBED_RIDGE: f64 = 10.0;
-
-/// Ridge of least squares where the state is seen in part.
-const PARTIAL_RIDGE: f64 = 0.5;
 
 /// The losses beside the authors', and what is claimed of both, relative to what Prop. 2 loses in theirs (its name there) and in
 /// ours.
@@ -127,18 +124,18 @@ pub fn partial(settings: &Settings<'_>) -> Result<Reproduction> {
     let mut binding = Panel::new("Figure 2A: earlier observations in layer 1")
         .x(Axis::linear("observation probed for, tokens back").ticks(0..HORIZON))
         .y(Axis::log("relative error, held out").range(1e-7, 2.0));
-    // Of a coordinate: n_h numbers of variance 1/3, each times one of standard deviation 0.5.
-    let variance = runs[0].protocol.task.dim as f64 / 3.0 * 0.25;
+    // Of a coordinate: n_h coordinates of the state, each times a number of standard deviation 0.5.
+    let variance = runs[0].protocol.task.dim as f64 * VARIANCE * 0.25;
     let mut bound_by = Vec::new();
     for ((network, name, color), (_, key)) in NETWORKS.into_iter().zip(STORED) {
         let line = bound_line(&runs, network, name, color, settings)?;
         let with_all = bound_line(&in_full, network, name, color, settings)?;
         claims = partial_binding_claim(claims, &format!("{ID}.{network}-binds"), name, &line, &with_all);
         bound_by.push([bound(&line), bound(&with_all)]);
-        let mut faint = with_all.clone().dashed();
-        faint.name = format!("{name}, seen in full");
-        binding =
-            binding.line(faint).line(binding_beside(&line, &format!("fig2a/partial_{key}"), variance)?).line(line);
+        let mut seen_in_full = with_all.clone().dashed();
+        seen_in_full.name = format!("{name}, seen in full");
+        let theirs = binding_beside(&line, &format!("fig2a/partial_{key}"), variance)?;
+        binding = binding.line(seen_in_full).line(theirs).line(line);
         let title = format!("Figure 22: {name}");
         let (panel, ends) = sensitivities_beside(&title, &of(&runs, network)?, &format!("fig22/{key}"))?;
         let (_, ends_in_full) = sensitivity_panel(name, &of(&in_full, network)?)?;

@@ -23,6 +23,9 @@ const NETWORKS: Networks = [("tf", "softmax × 5", Color::BLUE), ("hybrid", "sof
 /// Observations that the controls of partially observed dynamics see at once (`mesa` F.3).
 const STACKED: usize = 5;
 
+/// Ridge of least squares where the state is seen in part.
+pub(super) const PARTIAL_RIDGE: f64 = 0.5;
+
 /// The series on stacked observations of Figure 24; at the authors' size its ridge is 10, and the trace of what it is added to eight
 /// times as large.
 fn probed_series() -> Result<InverseSeries> {
@@ -94,7 +97,7 @@ pub(super) fn last(curve: &[f64]) -> f64 {
 fn partial_controls(test: &Trajectories) -> Result<Vec<Control>> {
     let stacked = test.stacked(STACKED)?;
     let series = InverseSeries::authors("partial", Pairing::All)?;
-    let ridge = SequenceLeastSquares { ridge: 0.5, pairing: Pairing::All };
+    let ridge = SequenceLeastSquares { ridge: PARTIAL_RIDGE, pairing: Pairing::All };
     Ok(vec![
         ("Prop. 2 on s_{t}", Color::ORANGE, sequence_losses(&series, test, None)?),
         ("Prop. 2 on 5 stacked", Color::PURPLE, sequence_losses(&series, test, Some(&stacked))?),

@@ -104,15 +104,15 @@ fn of_streams(
         }
         let fitted = kept.len() / 2;
         let held = (kept.len() - fitted) as f64;
+        let coordinates: Vec<Vec<f64>> =
+            (0..targets.first().map_or(0, Vec::len)).map(|k| targets.iter().map(|y| y[k]).collect()).collect();
+        let known: Vec<&[f64]> = coordinates.iter().map(|y| &y[..fitted]).collect();
         streams
             .iter()
             .map(|stream| {
                 let row = |i: &usize| stream[(i * tokens + t) * width..][..width].iter().map(|v| *v as f32);
                 let hidden: Vec<f32> = kept.iter().flat_map(row).collect();
                 let (fit, test) = hidden.split_at(fitted * width);
-                let coordinates: Vec<Vec<f64>> =
-                    (0..targets.first().map_or(0, Vec::len)).map(|k| targets.iter().map(|y| y[k]).collect()).collect();
-                let known: Vec<&[f64]> = coordinates.iter().map(|y| &y[..fitted]).collect();
                 let probes = LinearProbe::fit_each(fit, &known, RIDGE)?;
                 let (mut error, mut variance) = (0.0, 0.0);
                 for (probe, y) in probes.iter().zip(&coordinates) {
