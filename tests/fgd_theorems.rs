@@ -1,7 +1,7 @@
 //! The statements of `fgd` checked numerically (fgd.md section 4), and what the trainings stand on.
 
 use incontext::algorithms::{FunctionalGradientDescent, KernelRidge, LinearSmoother, bayes_risk, risk};
-use incontext::experiments::fgd::recipes::{self, Run};
+use incontext::experiments::fgd::recipes::{self, Protocol, Run, Start};
 use incontext::linalg::Matrix;
 use incontext::models::KernelTransformer;
 use incontext::ops::kernel_prompts::{KernelPrompts, Labels};
@@ -291,11 +291,16 @@ fn sampled_labels_have_their_covariance() {
     }
 }
 
+/// A network of three layers that starts from one of two, each with 30 steps.
+fn grown() -> Protocol {
+    let mut below = recipes::exact(Kernel::relu(), &[Activation::Exp, Activation::Linear], 2, 4);
+    below.steps = 30;
+    Protocol { layers: 3, start: Start::Shallower(Box::new(below.clone())), record_every: Some(30), ..below }
+}
+
 #[test]
 fn a_training_is_the_same_for_any_number_of_threads_and_after_an_interruption() {
-    let mut protocol = recipes::exact(Kernel::relu(), &[Activation::Exp, Activation::Linear], 2, 4);
-    protocol.steps = 30;
-    let run = Run::new(protocol, 3);
+    let run = Run::new(grown(), 3);
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| recipes::train(&run, "test", None, &Silent).unwrap())
@@ -310,12 +315,39 @@ fn a_training_is_the_same_for_any_number_of_threads_and_after_an_interruption() 
             self.0.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) == 1
         }
     }
-    let state = std::env::temp_dir().join(format!("incontext-fgd-{}.safetensors", std::process::id()));
-    let stop = Stop(std::sync::atomic::AtomicUsize::new(12));
-    assert!(recipes::train(&run, "test", Some(&state), &stop).is_err());
-    let resumed = recipes::train(&run, "test", Some(&state), &Silent).unwrap();
-    std::fs::remove_file(&state).unwrap();
-    assert_eq!(resumed, whole);
+    let folder = std::env::temp_dir().join(format!("incontext-fgd-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    // In the shallower network's training, and in its own.
+    for questions in [12, 45] {
+        let state = folder.join(format!("{questions}.safetensors"));
+        let stop = Stop(std::sync::atomic::AtomicUsize::new(questions));
+        assert!(recipes::train(&run, "test", Some(&state), &stop).is_err());
+        assert_eq!(recipes::train(&run, "test", Some(&state), &Silent).unwrap(), whole);
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::create_dir_all(&folder).unwrap();
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_training_from_a_shallower_network_begins_with_its_function() {
+    let protocol = grown();
+    let Start::Shallower(below) = &protocol.start else { unreachable!() };
+    let below = recipes::train(&Run::new(Protocol::clone(below), 1), "below", None, &Silent).unwrap();
+    let history = recipes::train(&Run::new(protocol.clone(), 1), "grown", None, &Silent).unwrap();
+    let (end, losses) = (below.measure("test").unwrap().last().unwrap(), history.measure("test").unwrap());
+    assert!((losses[0] - end).abs() < 1e-12 * end, "{} {end}", losses[0]);
+    // A rate at which it diverges is halved until it does not, and given up if none is small enough.
+    let at = |rate: f64| {
+        let mut run = Run::new(protocol.clone(), 1);
+        run.protocol.adam.rate = rate;
+        recipes::train(&run, "grown", None, &Silent)
+    };
+    let halved = at(0.8).unwrap();
+    assert_eq!(halved, at(0.1).unwrap());
+    assert!(halved.measure("test").unwrap()[1] < 1.01 * halved.measure("test").unwrap()[0]);
+    let error = at(1e6).unwrap_err().to_string();
+    assert!(error.contains("7 rates from 1000000 down"), "{error}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::common::{color, line, ln_bayes, losses, with_bayes};
-use super::recipes::{self, HEADS_DEPTHS, RELEASED_DEPTHS, figure_3_heads, heads_name};
+use super::recipes::{self, DEPTHS, RELEASED_DEPTHS, figure_3_heads, heads_name};
 use crate::Result;
 use crate::compare::Interval;
 use crate::experiments::{Reproduction, Settings};
@@ -47,12 +47,12 @@ fn curves(runs: &[recipes::Trained], depths: &[usize]) -> Vec<(String, Vec<Inter
 fn panel(id: &str, kernel: &str, n: usize, settings: &Settings<'_>) -> Result<Reproduction> {
     let runs = recipes::load("fgd-heads", |run| run.protocol.kernel.name() == kernel, settings)?;
     let bayes = ln_bayes(kernel, n, if settings.quick { 4000 } else { 20_000 })?;
-    let curves = curves(&runs, &HEADS_DEPTHS);
-    let mut panel = Panel::new("").x(Axis::linear("layers L").ticks(HEADS_DEPTHS)).y(Axis::linear("ln test loss"));
+    let curves = curves(&runs, &DEPTHS);
+    let mut panel = Panel::new("").x(Axis::linear("layers L").ticks(DEPTHS)).y(Axis::linear("ln test loss"));
     for (name, values) in &curves {
-        panel = panel.line(line(name, &HEADS_DEPTHS, values));
+        panel = panel.line(line(name, &DEPTHS, values));
     }
-    panel = with_bayes(panel, &HEADS_DEPTHS, &vec![bayes; HEADS_DEPTHS.len()]);
+    panel = with_bayes(panel, &DEPTHS, &vec![bayes; DEPTHS.len()]);
     let data = match kernel {
         "linear" => "Linear data with n = 8 >= d: the Bayes loss is 0.",
         "exp" => "Kernel exp(½⟨u, v⟩).",
@@ -61,9 +61,13 @@ fn panel(id: &str, kernel: &str, n: usize, settings: &Settings<'_>) -> Result<Re
              (Combination::Code), another reproduction exchanges the blocks (Combination::Exchanged)."
         }
     };
+    let grown = match kernel {
+        "linear" => "Each network starts from that of one layer less.",
+        _ => "Up to three layers are trained at once; each deeper network starts from that of one layer less.",
+    };
     let figure = Figure::new(id, format!("One head and two on labels of the {kernel} kernel"))
         .caption(format!(
-            "ln test loss, exact over labels, d = 5, n = {n}; mean and one standard deviation over {} seeds. {data}",
+            "ln test loss, exact over labels, d = 5, n = {n}; mean and one standard deviation over {} seeds. {data} {grown}",
             curves.first().and_then(|c| c.1.first()).map_or(0, |i| i.count)
         ))
         .panel(panel);
@@ -73,8 +77,8 @@ fn panel(id: &str, kernel: &str, n: usize, settings: &Settings<'_>) -> Result<Re
     };
     let mut claims = Claims::new();
     if kernel == "combination" {
-        for (k, least) in [(0, 0.1), (1, 0.4)] {
-            let l = HEADS_DEPTHS[k];
+        for (l, least) in [(1, 0.1), (3, 0.4), (7, 0.4)] {
+            let k = l - 1;
             claims = claims
                 .at_least(
                     format!("{id}.exp.l{l}"),
@@ -90,7 +94,7 @@ fn panel(id: &str, kernel: &str, n: usize, settings: &Settings<'_>) -> Result<Re
                 );
         }
     } else {
-        let worst = (0..HEADS_DEPTHS.len()).map(gap).greatest();
+        let worst = (0..DEPTHS.len()).map(gap).greatest();
         claims = claims.at_most(
             format!("{id}.both"),
             "two heads are as good as the better one: largest difference in ln loss over the depths",
@@ -103,7 +107,7 @@ fn panel(id: &str, kernel: &str, n: usize, settings: &Settings<'_>) -> Result<Re
         .map(|(name, values)| json!({ "heads": name, "ln_loss": values.iter().map(|i| i.to_string()).collect::<Vec<_>>() }))
         .collect();
     let config = json!({
-        "checkpoint": "fgd-heads", "kernel": kernel, "n": n, "L": HEADS_DEPTHS, "ln_bayes": bayes.is_finite().then_some(bayes),
+        "checkpoint": "fgd-heads", "kernel": kernel, "n": n, "L": DEPTHS, "ln_bayes": bayes.is_finite().then_some(bayes),
         "networks": table,
     });
     Ok(Reproduction { figure, claims, config })

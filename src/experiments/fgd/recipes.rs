@@ -28,9 +28,21 @@ pub const DIM: usize = 5;
 /// The scale c of the exponential kernel exp(c⟨u, v⟩) that makes the data: the authors' code has ½, the paper's equation 1.
 pub const EXP_SCALE: f64 = 0.5;
 
+/// What a training starts from.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// Parameters drawn from N(0, 0.1²), as the authors'.
+    Random,
+    /// The trained network of this protocol, of one layer less, and a layer that changes nothing yet: with r = 0 and A = 0,
+    /// and the B and C of the layer below.
+    Shallower(Box<Protocol>),
+}
+
 /// How one network is trained.
 #[derive(Clone, Debug)]
 pub struct Protocol {
+    /// What the training starts from.
+    pub start: Start,
     /// The kernel of the labels.
     pub kernel: Kernel,
     /// The activation of each head.
@@ -91,8 +103,16 @@ impl Protocol {
             "values": format!("{:?}", self.values), "eigenvalues": self.eigenvalues, "n": self.context,
             "labels": format!("{:?}", self.labels), "batch": self.batch, "resample_every": self.resample_every,
             "adam": self.adam, "schedule": self.schedule, "steps": self.steps, "record_every": self.record_every,
-            "init": INIT, "seed": seed,
+            "init": INIT, "seed": seed, "start": self.start(),
         })
+    }
+
+    /// What the training starts from, for a manifest.
+    fn start(&self) -> String {
+        match &self.start {
+            Start::Random => "random".to_owned(),
+            Start::Shallower(below) => format!("the network of {} layers", below.layers),
+        }
     }
 }
 
@@ -122,22 +142,14 @@ impl Run {
     }
 }
 
-/// The exact expectation over labels (fgd.md section 5.1): Adam; for more than three layers with an exponential head, on
-/// which Adam diverges, the authors' optimiser.
+/// The exact expectation over labels (fgd.md section 5.1), with Adam.
 ///
 /// With linear attention and linear data rare prompts, whose examples nearly lie in a plane, have much of the loss: the
 /// batch is larger.
 pub fn exact(kernel: Kernel, heads: &[Activation], layers: usize, context: usize) -> Protocol {
-    let adam = AdamConfig { rate: 0.02, betas: [0.9, 0.98], clip: Clip::Global(1.0), ..AdamConfig::default() };
-    let exponential = heads.iter().any(|h| matches!(h, Activation::Exp));
     let linear = heads.iter().any(|h| matches!(h, Activation::Linear)) && kernel.name() == "linear";
-    let (adam, steps, batch) = match (layers > 3 && exponential, linear) {
-        (true, true) => (normalised(1.0), 2000, 512),
-        (true, false) => (normalised(2.0), 2000, 128),
-        (false, true) => (adam, 1200, 1024),
-        (false, false) => (adam, 1200, 256),
-    };
     Protocol {
+        start: Start::Random,
         kernel,
         heads: heads.to_vec(),
         layers,
@@ -145,13 +157,32 @@ pub fn exact(kernel: Kernel, heads: &[Activation], layers: usize, context: usize
         eigenvalues: vec![1.0; DIM],
         context,
         labels: Labels::Covariance,
-        batch,
+        batch: if linear { 1024 } else { 256 },
         resample_every: 4,
-        adam,
+        adam: AdamConfig { rate: 0.02, betas: [0.9, 0.98], clip: Clip::Global(1.0), ..AdamConfig::default() },
         schedule: Schedule::Cosine { warmup: 0 },
-        steps,
+        steps: 1200,
         record_every: None,
     }
+}
+
+/// [`exact`] for any depth: a network of more than three layers starts from that of one layer less. Trained at once, Adam
+/// diverges on exponential heads (fgd.md section 5.1): a layer that changes the covariates changes all scores after it.
+///
+/// On linear data that begins after the first layer, and every batch is large: networks that start from three layers trained
+/// at once diverge, or explode on rare prompts.
+pub fn deep(kernel: &Kernel, heads: &[Activation], layers: usize, context: usize) -> Protocol {
+    let linear = kernel.name() == "linear";
+    let mut protocol = exact(kernel.clone(), heads, layers, context);
+    if linear {
+        protocol.batch = 1024;
+    }
+    if layers > if linear { 1 } else { 3 } {
+        protocol.start = Start::Shallower(Box::new(deep(kernel, heads, layers - 1, context)));
+        protocol.adam.rate = 0.01;
+        protocol.schedule = Schedule::Cosine { warmup: 100 };
+    }
+    protocol
 }
 
 /// The authors' optimiser with a step length of `rate` / (9 − i)² in layer i: AdamW after a clipping so far below its
@@ -187,6 +218,8 @@ struct Training {
     task: KernelRegression,
     protocol: Protocol,
     seed: u64,
+    /// The blocks of steps that went into the network that this one starts from, whose prompts it does not see again.
+    blocks_before: u64,
     /// The block of steps that the batch is for, and the batch.
     batch: Option<(u64, KernelPrompts<f32>)>,
     test: KernelPrompts<f64>,
@@ -200,7 +233,7 @@ impl Problem for Training {
     }
 
     fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
-        let block = step / self.protocol.resample_every.max(1);
+        let block = self.blocks_before + step / self.protocol.resample_every.max(1);
         let batch = match self.batch.take() {
             Some((held, batch)) if held == block => batch,
             _ => {
@@ -227,25 +260,109 @@ pub fn double(model: &KernelTransformer) -> Result<KernelTransformer<f64>> {
     KernelTransformer::from_values(values, model.layers(), model.dim(), model.activations(), model.values())
 }
 
-/// Trains one run, keeping its state in `state`.
+/// Halvings of the rate after which a training that starts from a shallower network is given up.
+const HALVINGS: u32 = 6;
+/// By how much such a training may end above the loss that it began with, on other prompts.
+const WORSE: f64 = 1.01;
+/// Seed of the prompts on which that is measured: neither trained nor tested on.
+const VALIDATION_SEED: u64 = 98;
+
+/// Trains one run, keeping its state in `state`; first, if it starts from one, the shallower network, whose state is kept
+/// beside it under the run's name.
+///
+/// A training that starts from a shallower network and diverges, or ends worse than it began on prompts of its own, is
+/// made again at half the rate: what it began with was a network of that depth too.
 ///
 /// # Errors
-/// As [`Trainer::run`].
+/// As [`Trainer::run`]; [`Error::Numerical`] if no rate helps.
 pub fn train(run: &Run, task: &str, state: Option<&Path>, observer: &dyn Observer) -> Result<History> {
+    Ok(train_on(None, run, task, state, observer)?.0)
+}
+
+/// [`train`] from the history `below` of the shallower network, if that has been trained already; and the rate.
+fn train_on(
+    below: Option<&History>,
+    run: &Run,
+    task: &str,
+    state: Option<&Path>,
+    observer: &dyn Observer,
+) -> Result<(History, f64)> {
+    let (p, dim) = (&run.protocol, run.protocol.eigenvalues.len());
+    let Start::Shallower(shallower) = &p.start else {
+        let model = KernelTransformer::init(p.layers, dim, &p.heads, p.values, INIT, run.seed)?;
+        return Ok((train_from(model, run, task, state, observer)?, p.adam.rate));
+    };
+    let size = |layers: usize, p: &Protocol| (layers, p.heads.len(), p.eigenvalues.len());
+    if size(shallower.layers.saturating_add(1), shallower) != size(p.layers, p) {
+        let given = format!("{:?}", size(shallower.layers, shallower));
+        let expected = format!("one layer less than {:?}, and the same otherwise", size(p.layers, p));
+        return Err(Error::invalid("layers, heads and d of the shallower network", given, expected));
+    }
+    let below = match below {
+        Some(history) => history.parameters.last().cloned(),
+        None => {
+            let below = Run::new(Protocol::clone(shallower), run.seed);
+            let state = state.map(|state| state.with_file_name(format!("{}.safetensors", below.name)));
+            train(&below, task, state.as_deref(), observer)?.parameters.pop()
+        }
+    };
+    let below = below.ok_or_else(|| Error::invalid("history of the shallower network", "no record", "at least one"))?;
+    let model = |parameters: Vec<f32>| KernelTransformer::from_values(parameters, p.layers, dim, &p.heads, p.values);
+    let start = model(with_idle_layer(&below, p.heads.len(), dim))?;
+    let prompts = p.task(run.seed)?.prompts(TEST_PROMPTS, Labels::Covariance, VALIDATION_SEED)?;
+    let bound = WORSE * double(&start)?.loss(&prompts)?;
+    for halvings in 0..=HALVINGS {
+        let mut run = run.clone();
+        run.protocol.adam.rate *= 0.5_f64.powi(halvings as i32);
+        // The state is that of the first rate: the others are rare, and short enough to be made again after a break.
+        let state = state.filter(|_| halvings == 0);
+        match train_from(start.clone(), &run, task, state, observer) {
+            Ok(history) => {
+                let end = model(history.parameters.last().cloned().unwrap_or_default())?;
+                if double(&end)?.loss(&prompts)? <= bound {
+                    return Ok((history, run.protocol.adam.rate));
+                }
+            }
+            Err(Error::Numerical { .. }) => {}
+            Err(other) => return Err(other),
+        }
+    }
+    let what = format!("diverges, or ends worse than it began, at {} rates from {} down", HALVINGS + 1, p.adam.rate);
+    Err(Error::numerical(format!("training of {task}"), what))
+}
+
+/// The parameters `[layers, heads, 3d² + 1]` and one layer more, which changes nothing.
+fn with_idle_layer(below: &[f32], heads: usize, dim: usize) -> Vec<f32> {
+    let width = 3 * dim * dim + 1;
+    let mut parameters = below.to_vec();
+    // A of the last layer has had no effect so far, and no training.
+    let last = parameters.len() - heads * width;
+    parameters[last..].chunks_mut(width).for_each(|head| head[..dim * dim].fill(0.0));
+    let mut idle = parameters[last..].to_vec();
+    idle.chunks_mut(width).for_each(|head| head[width - 1] = 0.0);
+    parameters.extend(idle);
+    parameters
+}
+
+fn train_from(
+    model: KernelTransformer,
+    run: &Run,
+    task: &str,
+    state: Option<&Path>,
+    observer: &dyn Observer,
+) -> Result<History> {
     let protocol = &run.protocol;
     if protocol.resample_every == 0 || protocol.record_every == Some(0) {
         return Err(Error::invalid("steps between two batches or records", 0, "at least 1"));
     }
     let regression = protocol.task(run.seed)?;
+    let blocks_before = match &protocol.start {
+        Start::Random => 0,
+        Start::Shallower(below) => below.layers as u64 * below.steps.div_ceil(below.resample_every),
+    };
     let mut problem = Training {
-        model: KernelTransformer::init(
-            protocol.layers,
-            regression.dim(),
-            &protocol.heads,
-            protocol.values,
-            INIT,
-            run.seed,
-        )?,
+        model,
+        blocks_before,
         test: regression.prompts(TEST_PROMPTS, Labels::Covariance, TEST_SEED)?,
         task: regression,
         protocol: protocol.clone(),
@@ -288,12 +405,10 @@ pub fn kernel(name: &str) -> Result<Kernel> {
 pub const ACTIVATIONS: [Activation; 4] = [Activation::Linear, Activation::Relu, Activation::Exp, Activation::Softmax];
 /// Context lengths of Figure 1.
 pub const CONTEXTS: [usize; 4] = [2, 6, 10, 14];
-/// Depths of Figure 2; its networks of three layers are those of Figure 1.
-pub const DEPTHS: [usize; 4] = [1, 2, 3, 5];
-/// Depths of Figure 3.
-pub const HEADS_DEPTHS: [usize; 3] = [1, 3, 5];
-/// Depths of the authors' released run that are trained again.
-pub const RELEASED_DEPTHS: [usize; 2] = [1, 3];
+/// Depths of Figures 2 and 3.
+pub const DEPTHS: [usize; 7] = [1, 2, 3, 4, 5, 6, 7];
+/// Depths of the authors' released run.
+pub const RELEASED_DEPTHS: [usize; 4] = [1, 3, 5, 7];
 /// The data of Figure 3: the kernel, and the context length.
 pub const HEADS_DATA: [(&str, usize); 3] = [("linear", 8), ("exp", 14), ("combination", 14)];
 /// Depths and context lengths of the matrix of kernels and activations.
@@ -341,17 +456,17 @@ pub fn catalogue() -> Result<Vec<(&'static str, &'static str, Vec<Run>)>> {
     for name in ["ReLU", "exp"] {
         for n in [14, 6] {
             for activation in ACTIVATIONS {
-                for l in DEPTHS.into_iter().filter(|l| *l != 3) {
-                    depth.push(exact(kernel(name)?, std::slice::from_ref(&activation), l, n));
+                for l in DEPTHS {
+                    depth.push(deep(&kernel(name)?, std::slice::from_ref(&activation), l, n));
                 }
             }
         }
     }
     let (mut heads, mut released) = (Vec::new(), Vec::new());
     for of in figure_3_heads() {
-        for l in HEADS_DEPTHS {
-            for (name, n) in HEADS_DATA {
-                heads.push(exact(kernel(name)?, &of, l, n));
+        for (name, n) in HEADS_DATA {
+            for l in DEPTHS {
+                heads.push(deep(&kernel(name)?, &of, l, n));
             }
         }
         released.extend(RELEASED_DEPTHS.map(|l| authors(Kernel::linear(), &of, l, 8)));
@@ -373,7 +488,7 @@ pub fn catalogue() -> Result<Vec<(&'static str, &'static str, Vec<Run>)>> {
         }
     }
     let each = |protocols: Vec<Protocol>, seeds: u64| -> Vec<Run> {
-        protocols.iter().flat_map(|p| (0..seeds).map(|seed| Run::new(p.clone(), seed))).collect()
+        (0..seeds).flat_map(|seed| protocols.iter().map(move |p| Run::new(p.clone(), seed))).collect()
     };
     Ok(vec![
         ("fgd-context", "3 layers, n = 2 to 14: Figure 1, 3 seeds", each(context, SEEDS)),
@@ -438,33 +553,43 @@ fn train_recipe(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Re
         done: AtomicU64::new(0),
         begin: shipment.begin,
     };
-    // A run is small: as many at a time as there are threads, gathered in the order of the runs.
-    let trained: Vec<(PathBuf, History)> = runs
-        .par_iter()
-        .with_max_len(1)
-        .map(|run| {
+    // A network starts from the one before it, if from any: the catalogue goes from layer to layer. A run is small: as many
+    // such rows at a time as there are threads, gathered in the order of the runs.
+    let starts_anew = |run: &Run| matches!(run.protocol.start, Start::Random);
+    let rows: Vec<&[Run]> = runs.chunk_by(|_, run| !starts_anew(run)).collect();
+    let train_row = |row: &&[Run]| -> Result<Vec<(PathBuf, History, f64)>> {
+        let mut trained: Vec<(PathBuf, History, f64)> = Vec::new();
+        for run in *row {
             let state = shipment.state(work.join(format!("{}.safetensors", run.name)))?;
-            let history = train(run, &format!("{id} {}", run.name), Some(&state), &together)?;
+            let below = trained.last().map(|(_, history, _)| history).filter(|_| !starts_anew(run));
+            let (history, rate) = train_on(below, run, &format!("{id} {}", run.name), Some(&state), &together)?;
             together.finished(history.measure("test")?.last().copied().unwrap_or(f64::NAN));
-            Ok((state, history))
-        })
-        .collect::<Result<_>>()?;
+            trained.push((state, history, rate));
+        }
+        Ok(trained)
+    };
+    let trained: Vec<Vec<_>> = rows.par_iter().with_max_len(1).map(train_row).collect::<Result<_>>()?;
+    let trained: Vec<(PathBuf, History, f64)> = trained.into_iter().flatten().collect();
     let (mut arrays, mut described, mut losses) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    for (run, (_, history)) in runs.iter().zip(&trained) {
+    for (run, (_, history, rate)) in runs.iter().zip(&trained) {
         let (rows, p) = (history.steps.len(), &run.protocol);
         let shape = [rows, p.layers, p.heads.len(), 3 * p.eigenvalues.len().pow(2) + 1];
         arrays.insert(format!("{}.parameters", run.name), Array::f32(&shape, history.parameters.concat())?);
         let test = history.measure("test")?;
         let steps: Vec<f64> = history.steps.iter().map(|s| *s as f64).collect();
         arrays.insert(format!("{}.history", run.name), Array::f64(&[2, rows], [&steps, test].concat())?);
-        let (rate, batch, steps) = (p.adam.rate, p.batch, p.steps);
-        described
-            .insert(run.name.clone(), format!("{steps} steps of {batch} prompts, rate {rate}, clip {:?}", p.adam.clip));
+        let (batch, steps) = (p.batch, p.steps);
+        described.insert(
+            run.name.clone(),
+            format!("{steps} steps of {batch} prompts, rate {rate}, clip {:?}, start: {}", p.adam.clip, p.start()),
+        );
         losses.insert(run.name.clone(), test.last().copied().unwrap_or(f64::NAN));
     }
     let mut manifest = shipment.manifest(described);
     manifest["first_run"] = json!(runs.first().map(|run| run.protocol.describe(run.seed)));
-    shipment.finish(arrays, manifest, losses, trained.into_iter().map(|(state, _)| state).collect())
+    // There is none of a network whose first rate was not kept.
+    let states = trained.into_iter().map(|(state, ..)| state).filter(|state| state.exists()).collect();
+    shipment.finish(arrays, manifest, losses, states)
 }
 
 /// A trained run as the figures use it.
