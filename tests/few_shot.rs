@@ -296,26 +296,30 @@ fn figures_are_made_of_shipped_weights() {
         }
     }
     Checkpoint { arrays, ..Checkpoint::default() }.save(&folder.join("mesa-few-shot.safetensors")).unwrap();
-    let mut arrays = BTreeMap::new();
-    for (k, network) in language::NETWORKS.into_iter().enumerate() {
-        for seed in 0..3 {
-            let count = language::architecture(network).unwrap().parameters();
-            let name = format!("{network}.s{seed}");
-            arrays.insert(format!("{name}.parameters"), f32s(&[count], array(&[count], 0.1, (10 * k + seed) as u64)));
-            for series in ["steps", "validation"] {
-                arrays.insert(format!("{name}.{series}"), Array::f64(&[3], vec![0.0, 100.0, 200.0]).unwrap());
+    for (id, _, networks) in language::FAMILIES {
+        let mut arrays = BTreeMap::new();
+        for (k, network) in networks.iter().enumerate() {
+            for seed in 0..3 {
+                let count = language::architecture(network).unwrap().parameters();
+                let name = format!("{network}.s{seed}");
+                arrays
+                    .insert(format!("{name}.parameters"), f32s(&[count], array(&[count], 0.1, (10 * k + seed) as u64)));
+                for series in ["steps", "validation"] {
+                    arrays.insert(format!("{name}.{series}"), Array::f64(&[3], vec![0.0, 100.0, 200.0]).unwrap());
+                }
             }
         }
+        let held_out: Vec<f64> = (0..64 * 129).map(|i| ((i * 7 + i / 11) % ALPHABET.len()) as f64).collect();
+        arrays.insert("held_out".to_owned(), f32s(&[64, 129], held_out));
+        Checkpoint { arrays, ..Checkpoint::default() }.save(&folder.join(format!("{id}.safetensors"))).unwrap();
     }
-    let held_out: Vec<f64> = (0..64 * 129).map(|i| ((i * 7 + i / 11) % ALPHABET.len()) as f64).collect();
-    arrays.insert("held_out".to_owned(), f32s(&[64, 129], held_out));
-    Checkpoint { arrays, ..Checkpoint::default() }.save(&folder.join("mesa-language.safetensors")).unwrap();
     type Run = fn(&Settings<'_>) -> incontext::Result<Reproduction>;
-    let figures: [(Run, usize); 5] = [
+    let figures: [(Run, usize); 6] = [
         (few_shot::transformer, 7),
         (few_shot::hybrid, 7),
         (language::one_layer, 2),
         (language::two_layers, 3),
+        (language::four_layers, 3),
         (language::attention, 3),
     ];
     for (run, claims) in figures {

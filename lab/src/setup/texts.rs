@@ -1,6 +1,6 @@
 //! The plays that language models are trained on, unpacked into `.lab/texts` when a training asks for them.
 
-use incontext::experiments::mesa::language::{FOLDER, ID, PACKAGE};
+use incontext::experiments::mesa::language::{FAMILIES, FOLDER, PACKAGE};
 
 use super::Lock;
 use super::python;
@@ -10,7 +10,7 @@ use crate::trouble::Outcome;
 
 /// Fetches the plays if one of these checkpoints is trained on them, and they are not there.
 pub fn ensure_for(house: &House, checkpoints: &[impl AsRef<str>]) -> Outcome<()> {
-    if !checkpoints.iter().any(|id| id.as_ref() == ID) {
+    if !checkpoints.iter().any(|id| FAMILIES.iter().any(|family| family.0 == id.as_ref())) {
         return Ok(());
     }
     let pins = [PACKAGE.to_string()];

