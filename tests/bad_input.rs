@@ -931,6 +931,10 @@ fn sequences_and_their_models_refuse_what_they_cannot_use() {
         let mesa = Layer { mixer: Mixer::Mesa { forget }, ..layer };
         refuses("forgetting", &["forgetting", "(0, 1]"], || init(Architecture::constructed(3, vec![mesa])));
     }
+    let features = |mixer, features| init(Architecture::constructed(3, vec![Layer { mixer, features, ..layer }]));
+    refuses("features", &["features", "softmax"], || features(Mixer::Softmax, 1));
+    refuses("features", &["features"], || features(Mixer::Linear, usize::MAX / 4));
+    refuses("features", &["features"], || features(Mixer::Delta { implicit: false }, 1 << 30));
     refuses("standard deviation", &["standard deviation"], || SequenceTransformer::init(a.clone(), NAN, 0));
     refuses("parameters", &["parameters"], || SequenceTransformer::from_values(a.clone(), &[0.0; 3]));
     refuses("parameters", &["inite"], || SequenceTransformer::from_values(a.clone(), &vec![f32::NAN; a.parameters()]));

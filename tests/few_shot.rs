@@ -314,10 +314,11 @@ fn figures_are_made_of_shipped_weights() {
         Checkpoint { arrays, ..Checkpoint::default() }.save(&folder.join(format!("{id}.safetensors"))).unwrap();
     }
     type Run = fn(&Settings<'_>) -> incontext::Result<Reproduction>;
-    let figures: [(Run, usize); 6] = [
+    let figures: [(Run, usize); 7] = [
         (few_shot::transformer, 7),
         (few_shot::hybrid, 7),
         (language::one_layer, 2),
+        (language::features, 4),
         (language::two_layers, 3),
         (language::four_layers, 3),
         (language::attention, 3),

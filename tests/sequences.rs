@@ -24,6 +24,12 @@ fn architectures() -> Vec<(&'static str, Architecture)> {
     let mesa = |forget| Layer::new(Mixer::Mesa { forget }, 2, 3);
     let softmax = Layer { positions: true, ..Layer::new(Mixer::Softmax, 2, 3) };
     let plain = |layers| Architecture { input: 6, width: 6, embed: false, output: 2, layers, clip: None };
+    // ν = 1 to 3, with shifted keys of norm 1 and without. Keys have an even number of channels: with three of alternating
+    // signs all features of ν = 1 are 0, and scaled to norm 1 they jump there.
+    let powers = |mixer| {
+        let of = |features| Layer { features, unit: true, shift: true, ..Layer::new(mixer, 2, 4) };
+        plain(vec![of(1), of(3), Layer { unit: false, shift: false, ..of(2) }])
+    };
     vec![
         ("linear", plain(vec![Layer::new(Mixer::Linear, 2, 5), Layer::new(Mixer::Linear, 1, 3)])),
         ("softmax", plain(vec![softmax, Layer::new(Mixer::Softmax, 3, 2)])),
@@ -32,6 +38,10 @@ fn architectures() -> Vec<(&'static str, Architecture)> {
         ("delta rule", plain(vec![Layer::new(Mixer::Delta { implicit: false }, 2, 3)])),
         ("implicit delta rule", plain(vec![Layer::new(Mixer::Delta { implicit: true }, 2, 3); 2])),
         ("clipped", Architecture { clip: Some(0.7), ..plain(vec![Layer::new(Mixer::Linear, 2, 3); 2]) }),
+        ("linear with features", powers(Mixer::Linear)),
+        ("mesa with features", powers(Mixer::Mesa { forget: 0.9 })),
+        ("delta rule with features", powers(Mixer::Delta { implicit: false })),
+        ("implicit delta rule with features", powers(Mixer::Delta { implicit: true })),
         (
             "all of it",
             Architecture {
@@ -57,7 +67,8 @@ fn weights(length: usize, needed: usize, every: usize) -> Vec<f64> {
 
 /// Hands over the central differences of `loss` in every `stride`-th value.
 fn differences(values: &[f64], stride: usize, loss: impl Fn(&[f64]) -> f64, mut found: impl FnMut(usize, f64)) {
-    let h = 1e-5;
+    // A larger step takes rectified channels past 0.
+    let h = 1e-6;
     for i in (0..values.len()).step_by(stride) {
         let moved = |by: f64| {
             let mut moved = values.to_vec();
@@ -131,11 +142,11 @@ fn gradients_are_finite_differences() {
 #[test]
 fn long_sequences_have_these_gradients_too() {
     let (batch, length) = (2, 150);
-    let quadratic = ["linear", "softmax", "all of it"];
+    let quadratic = ["linear", "linear with features", "softmax", "all of it"];
     let cases = architectures().into_iter().filter(|(name, _)| quadratic.contains(name));
     for ((k, (name, a)), every) in cases.enumerate().flat_map(|case| [1, 2].map(|every| (case.clone(), every))) {
         // Linear attention sums over many tokens.
-        let parameters = random(a.parameters(), if name == "linear" { 0.2 } else { 0.6 }, k as u64);
+        let parameters = random(a.parameters(), if name.starts_with("linear") { 0.2 } else { 0.6 }, k as u64);
         let tokens = random(batch * length * a.input, 1.0, 100);
         let targets = LaneBatch::new(batch, length, a.output, &random(batch * length * a.output, 1.0, 101)).unwrap();
         let weights = weights(length, length, every);
@@ -150,7 +161,7 @@ fn long_sequences_have_these_gradients_too() {
         };
         differences(
             &parameters,
-            7,
+            7.max(a.parameters() / 60),
             |p| loss(p, &tokens).0.loss,
             |i, numeric| {
                 close("parameter", i, numeric, &slope.parameters);
@@ -315,6 +326,79 @@ fn attention_is_what_it_says() {
             for i in 0..width {
                 let added: f64 = w.iter().enumerate().map(|(s, w)| w * pv.mul_vec(x(s))[i]).sum();
                 assert!((out[t * width + i] - x(t)[i] - added).abs() < 1e-5, "{mixer:?}");
+            }
+        }
+    }
+}
+
+/// DPFP features of queries and shifted keys, scaled to norm 1, and each rule for the state on top of them, written out.
+#[test]
+fn features_are_products_of_rectified_channels() {
+    let (width, heads, key, length, batch) = (5, 2, 3, 8, 18);
+    let (gamma, scalar) = (0.9, [0.3_f64, -0.5]);
+    let of_token = |x: &[f64], powers: usize| {
+        let r: Vec<f64> = x.iter().map(|v| v.max(0.0)).chain(x.iter().map(|v| (-v).max(0.0))).collect();
+        let mut rolled = r.clone();
+        let mut phi = Vec::new();
+        for _ in 0..powers {
+            rolled.rotate_right(1);
+            phi.extend(r.iter().zip(&rolled).map(|(a, b)| a * b));
+        }
+        let norm = (1e-12 + phi.iter().map(|v| v * v).sum::<f64>()).sqrt();
+        phi.iter().map(|v| v / norm).collect::<Vec<f64>>()
+    };
+    let mixers = [
+        Mixer::Linear,
+        Mixer::Delta { implicit: false },
+        Mixer::Delta { implicit: true },
+        Mixer::Mesa { forget: gamma },
+    ];
+    for (mixer, features) in mixers.into_iter().flat_map(|mixer| [1, 2, 3].map(|features| (mixer, features))) {
+        let layer = Layer { features, unit: true, shift: true, ..Layer::new(mixer, heads, key) };
+        let a = Architecture { input: width, width, embed: false, output: width, layers: vec![layer], clip: None };
+        let mut parameters = random(a.parameters(), 1.0, 50 + features as u64);
+        if let Some(slot) = a.slots().iter().find(|s| s.name.contains(".ln_")) {
+            parameters[slot.at..][..heads].copy_from_slice(&scalar);
+        }
+        let matrix = |name: &str| {
+            let s = a.slots().into_iter().find(|s| s.name == format!("layer0.{name}")).unwrap();
+            Matrix::from_vec(s.rows, s.columns, parameters[s.at..][..s.rows * s.columns].to_vec()).unwrap()
+        };
+        let [wq, wk, wv, p] = ["query", "key", "value", "out"].map(matrix);
+        let tokens = random(batch * length * width, 1.0, 51);
+        let out = predict(&a, &parameters, &LaneBatch::new(batch, length, width, &tokens).unwrap()).unwrap().values();
+        for b in 0..batch {
+            let x = |t: usize| &tokens[(b * length + t) * width..][..width];
+            let mixed = 2 * key * features;
+            let rate = scalar.map(f64::exp);
+            let mut states = [Matrix::zeros(key, mixed), Matrix::zeros(key, mixed)];
+            let mut grams = rate.map(|lambda| Matrix::identity(mixed).scaled(1.0 / lambda));
+            for t in 0..length {
+                let mut o = Vec::new();
+                for (h, (state, gram)) in states.iter_mut().zip(&mut grams).enumerate() {
+                    let of_head = |m: &Matrix, x: &[f64]| m.mul_vec(x)[h * key..][..key].to_vec();
+                    let before = if t == 0 { vec![0.0; key] } else { of_head(&wk, x(t - 1)) };
+                    let (q, k, v) =
+                        (of_token(&of_head(&wq, x(t)), features), of_token(&before, features), of_head(&wv, x(t)));
+                    let image = state.mul_vec(&k);
+                    let (keep, step, added) = match mixer {
+                        Mixer::Delta { implicit } => {
+                            let squares: f64 = k.iter().map(|v| v * v).sum();
+                            let step = if implicit { rate[h] / (1.0 + rate[h] * squares) } else { rate[h] };
+                            (1.0, step, v.iter().zip(&image).map(|(v, i)| v - i).collect())
+                        }
+                        Mixer::Mesa { forget } => (forget, 1.0, v),
+                        _ => (1.0, 1.0, v),
+                    };
+                    *state = state.scaled(keep).plus(step, &Matrix::from_fn(key, mixed, |i, j| added[i] * k[j]));
+                    *gram = gram.scaled(keep).plus(1.0, &Matrix::from_fn(mixed, mixed, |i, j| k[i] * k[j]));
+                    let solves = matches!(mixer, Mixer::Mesa { .. });
+                    o.extend(state.mul_vec(&if solves { gram.solve_spd(&q).unwrap() } else { q }));
+                }
+                for (i, added) in p.mul_vec(&o).into_iter().enumerate() {
+                    let got = out[(b * length + t) * width + i] - x(t)[i];
+                    assert!((got - added).abs() < 1e-10, "{mixer:?}, ν {features}, token {t}: {got} {added}");
+                }
             }
         }
     }

@@ -61,22 +61,21 @@ pub(super) fn forward<T: OnLanes>(
     work: &mut Workspace<T>,
     out: Option<&mut [Lanes<T>]>,
 ) {
-    let key = head.key;
     work.s.fill(Lanes::zero());
     let mut out = out;
     for t in 0..head.tokens {
-        let here = head.token(t);
-        times(key, &work.s, false, (k, here), (&mut work.u, VECTOR));
-        let d = &mut work.solved[t * key..][..key];
-        for ((d, v), u) in d.iter_mut().zip(&v[here.at..]).zip(&work.u) {
+        let (here, value) = (head.token(t), head.value_token(t));
+        times(head.state(), &work.s, false, (k, here), (&mut work.u, VECTOR));
+        let d = &mut work.solved[value.at..][..head.value];
+        for ((d, v), u) in d.iter_mut().zip(&v[value.at..]).zip(&work.u) {
             for lane in 0..LANES {
                 d.0[lane] = v.0[lane] - u.0[lane];
             }
         }
-        scaled(&step(beta, implicit, &k[here.at..][..key]), d, &mut work.w);
-        add_outer(key, T::of(1.0), (&work.w, VECTOR), (k, here), &mut work.s);
+        scaled(&step(beta, implicit, &k[here.at..][..head.key]), d, &mut work.w);
+        add_outer(head.state(), T::of(1.0), (&work.w, VECTOR), (k, here), &mut work.s);
         if let Some(out) = &mut out {
-            times(key, &work.s, false, (q, here), (out, here));
+            times(head.state(), &work.s, false, (q, here), (out, value));
         }
     }
 }
@@ -96,16 +95,16 @@ pub(super) fn backward<T: OnLanes>(
 ) -> Lanes<T> {
     let key = head.key;
     forward(head, q, k, v, beta, implicit, work, None);
-    // From here R holds G.
+    // From here R holds G, which is no larger: values have at most the channels of keys.
     work.r.fill(Lanes::zero());
     let mut slope = Lanes::zero();
     for t in (0..head.tokens).rev() {
-        let here = head.token(t);
+        let (here, value) = (head.token(t), head.value_token(t));
         let eta = step(beta, implicit, &k[here.at..][..key]);
-        times(key, &work.s, true, (e, here), (dq, here));
-        add_outer(key, T::of(1.0), (e, here), (q, here), &mut work.r);
-        times(key, &work.r, false, (k, here), (&mut work.u, VECTOR));
-        let d = &work.solved[t * key..][..key];
+        times(head.state(), &work.s, true, (e, value), (dq, here));
+        add_outer(head.state(), T::of(1.0), (e, value), (q, here), &mut work.r);
+        times(head.state(), &work.r, false, (k, here), (&mut work.u, VECTOR));
+        let d = &work.solved[value.at..][..head.value];
         let mut along = Lanes::zero();
         for (d, a) in d.iter().zip(&work.u) {
             for lane in 0..LANES {
@@ -113,10 +112,10 @@ pub(super) fn backward<T: OnLanes>(
             }
         }
         scaled(&eta, d, &mut work.w);
-        add_outer(key, T::of(-1.0), (&work.w, VECTOR), (k, here), &mut work.s);
-        scaled(&eta, &work.u, &mut dv[here.at..][..key]);
-        times(key, &work.r, true, (&work.solved, here), (dk, here));
-        times(key, &work.s, true, (&work.u, VECTOR), (&mut work.w, VECTOR));
+        add_outer(head.state(), T::of(-1.0), (&work.w, VECTOR), (k, here), &mut work.s);
+        scaled(&eta, &work.u, &mut dv[value.at..][..head.value]);
+        times(head.state(), &work.r, true, (&work.solved, value), (dk, here));
+        times(head.state(), &work.s, true, (&work.u, VECTOR), (&mut work.w, VECTOR));
         for ((dk, w), k) in dk[here.at..][..key].iter_mut().zip(&work.w).zip(&k[here.at..]) {
             for lane in 0..LANES {
                 dk.0[lane] = eta.0[lane] * (dk.0[lane] - w.0[lane]);
@@ -125,7 +124,7 @@ pub(super) fn backward<T: OnLanes>(
                 }
             }
         }
-        add_outer(key, T::of(-1.0), (dv, here), (k, here), &mut work.r);
+        add_outer(head.state(), T::of(-1.0), (dv, value), (k, here), &mut work.r);
         for lane in 0..LANES {
             let share = if implicit { eta.0[lane] / beta } else { T::of(1.0) };
             slope.0[lane] += share * share * along.0[lane];

@@ -19,17 +19,29 @@
 use super::lane_products::{Extent, OnLanes, Part, View, product};
 use super::lanes::{LANES, Lanes};
 
-/// A head: its queries, keys, values and outputs are `[tokens, key]`.
+/// A head: its queries and keys are `[tokens, key]`, its values and outputs `[tokens, value]`. Values have at most the
+/// channels of keys.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Head {
     pub tokens: usize,
     pub key: usize,
+    pub value: usize,
 }
 
 impl Head {
-    /// Token `t` as a row (or a column) of channels.
+    /// Token `t` of queries or keys as a row (or a column) of channels.
     pub fn token(&self, t: usize) -> View {
         View::new(t * self.key, 1, 0)
+    }
+
+    /// Token `t` of values or outputs.
+    pub fn value_token(&self, t: usize) -> View {
+        View::new(t * self.value, 1, 0)
+    }
+
+    /// Rows and columns of the state, which makes values of keys.
+    pub fn state(&self) -> (usize, usize) {
+        (self.value, self.key)
     }
 }
 
@@ -44,11 +56,12 @@ pub(super) struct Workspace<T> {
 }
 
 impl<T: OnLanes> Workspace<T> {
-    pub fn new(tokens: usize, key: usize) -> Self {
+    pub fn new(head: &Head) -> Self {
         let zeros = |n: usize| vec![Lanes::zero(); n];
+        let Head { tokens, key, value } = *head;
         Workspace {
             r: zeros(key * key),
-            s: zeros(key * key),
+            s: zeros(value * key),
             u: zeros(key),
             w: zeros(key),
             solved: zeros(tokens * key),
@@ -66,7 +79,7 @@ impl<T: OnLanes> Workspace<T> {
     /// R_t and S_t from those of the token before.
     fn step(&mut self, head: &Head, t: usize, k: &[Lanes<T>], v: &[Lanes<T>], forget: T) {
         let key = head.key;
-        times(key, &self.r, false, (k, head.token(t)), (&mut self.u, View::new(0, 1, 0)));
+        times((key, key), &self.r, false, (k, head.token(t)), (&mut self.u, View::new(0, 1, 0)));
         let mut denominator = Lanes::splat(forget);
         for (u, k) in self.u.iter().zip(&k[head.token(t).at..]) {
             for lane in 0..LANES {
@@ -79,39 +92,40 @@ impl<T: OnLanes> Workspace<T> {
             }
         }
         let vector = View::new(0, 1, 0);
-        add_outer(key, T::of(-1.0), (&self.u, vector), (&self.w, vector), &mut self.r);
+        add_outer((key, key), T::of(-1.0), (&self.u, vector), (&self.w, vector), &mut self.r);
         if forget != T::of(1.0) {
             scale(&mut self.r, T::of(1.0) / forget);
             scale(&mut self.s, forget);
         }
-        add_outer(key, T::of(1.0), (v, head.token(t)), (k, head.token(t)), &mut self.s);
+        add_outer(head.state(), T::of(1.0), (v, head.value_token(t)), (k, head.token(t)), &mut self.s);
     }
 }
 
-/// `out = M x`, or `Mᵀ x`, for a K x K matrix in every lane.
+/// `out = M x`, or `Mᵀ x`, for a matrix of so many rows and columns in every lane.
 pub(super) fn times<T: OnLanes>(
-    key: usize,
+    (rows, columns): (usize, usize),
     m: &[Lanes<T>],
     transposed: bool,
     x: (&[Lanes<T>], View),
     (out, place): (&mut [Lanes<T>], View),
 ) {
-    let extent = Extent { rows: key, columns: 1, inner: key };
-    let view = if transposed { View::new(0, 1, key) } else { View::new(0, key, 1) };
+    let (view, rows, inner) =
+        if transposed { (View::new(0, 1, columns), columns, rows) } else { (View::new(0, columns, 1), rows, columns) };
+    let extent = Extent { rows, columns: 1, inner };
     let x = (x.0, View::new(x.1.at, 0, x.1.row));
     product::<T, _, false>(extent, Part::All, T::of(1.0), (m, view), x, (out, place));
 }
 
-/// `m += a x yᵀ`.
+/// `m += a x yᵀ` for a matrix of so many rows and columns.
 pub(super) fn add_outer<T: OnLanes>(
-    key: usize,
+    (rows, columns): (usize, usize),
     a: T,
     x: (&[Lanes<T>], View),
     y: (&[Lanes<T>], View),
     m: &mut [Lanes<T>],
 ) {
-    let extent = Extent { rows: key, columns: key, inner: 1 };
-    product::<T, _, true>(extent, Part::All, a, x, y, (m, View::new(0, key, 1)));
+    let extent = Extent { rows, columns, inner: 1 };
+    product::<T, _, true>(extent, Part::All, a, x, y, (m, View::new(0, columns, 1)));
 }
 
 fn scale<T: OnLanes>(m: &mut [Lanes<T>], by: T) {
@@ -135,8 +149,8 @@ pub(super) fn forward<T: OnLanes>(
     for t in 0..head.tokens {
         work.step(head, t, k, v, forget);
         let here = head.token(t);
-        times(key, &work.r, false, (q, here), (&mut work.solved, here));
-        times(key, &work.s, false, (&work.solved, here), (out, here));
+        times((key, key), &work.r, false, (q, here), (&mut work.solved, here));
+        times(head.state(), &work.s, false, (&work.solved, here), (out, head.value_token(t)));
     }
 }
 
@@ -161,9 +175,9 @@ pub(super) fn backward<T: OnLanes>(
     for t in 0..head.tokens {
         work.step(head, t, k, v, forget);
         let here = head.token(t);
-        times(key, &work.r, false, (q, here), (&mut work.solved, here));
-        times(key, &work.s, true, (e, here), (&mut work.u, View::new(0, 1, 0)));
-        times(key, &work.r, false, (&work.u, View::new(0, 1, 0)), (&mut work.y, here));
+        times((key, key), &work.r, false, (q, here), (&mut work.solved, here));
+        times(head.state(), &work.s, true, (e, head.value_token(t)), (&mut work.u, View::new(0, 1, 0)));
+        times((key, key), &work.r, false, (&work.u, View::new(0, 1, 0)), (&mut work.y, here));
     }
     // From here R and S hold B and D, the adjoints of H and S.
     work.restart(key, T::default());
@@ -172,13 +186,13 @@ pub(super) fn backward<T: OnLanes>(
             scale(&mut work.r, forget);
             scale(&mut work.s, forget);
         }
-        let here = head.token(t);
-        add_outer(key, T::of(-1.0), (&work.y, here), (&work.solved, here), &mut work.r);
-        add_outer(key, T::of(1.0), (e, here), (&work.solved, here), &mut work.s);
-        times(key, &work.s, false, (k, here), (dv, here));
-        times(key, &work.s, true, (v, here), (dk, here));
+        let (here, value) = (head.token(t), head.value_token(t));
+        add_outer((key, key), T::of(-1.0), (&work.y, here), (&work.solved, here), &mut work.r);
+        add_outer(head.state(), T::of(1.0), (e, value), (&work.solved, here), &mut work.s);
+        times(head.state(), &work.s, false, (k, here), (dv, value));
+        times(head.state(), &work.s, true, (v, value), (dk, here));
         for transposed in [false, true] {
-            times(key, &work.r, transposed, (k, here), (&mut work.u, View::new(0, 1, 0)));
+            times((key, key), &work.r, transposed, (k, here), (&mut work.u, View::new(0, 1, 0)));
             for (d, u) in dk[here.at..].iter_mut().zip(&work.u) {
                 for lane in 0..LANES {
                     d.0[lane] += u.0[lane];

@@ -74,7 +74,7 @@ pub struct Layer {
     pub mixer: Mixer,
     /// Heads.
     pub heads: usize,
-    /// Channels of a head's queries, keys and values.
+    /// Channels of a head's queries, keys and values, as they are projected.
     pub key: usize,
     /// Whether sinusoidal positions are concatenated to what queries and keys are made of.
     #[serde(default)]
@@ -86,19 +86,28 @@ pub struct Layer {
     /// about, hard-coded (`mesa` Fig. 26).
     #[serde(default)]
     pub shift: bool,
+    /// ν of the DPFP features of queries and keys (Schlag, Irie and Schmidhuber, 2021): 2 key ν products of rectified
+    /// channels, made before the scaling to norm 1; none if 0. Not for softmax attention.
+    #[serde(default)]
+    pub features: usize,
     /// Hidden width of the MLP; none if `None`.
     #[serde(default)]
     pub mlp: Option<usize>,
 }
 
 impl Layer {
-    /// A plain layer: no positions, no unit keys, no shift, no MLP.
+    /// A plain layer: no positions, no unit keys, no shift, no features, no MLP.
     pub fn new(mixer: Mixer, heads: usize, key: usize) -> Self {
-        Layer { mixer, heads, key, positions: false, unit: false, shift: false, mlp: None }
+        Layer { mixer, heads, key, positions: false, unit: false, shift: false, features: 0, mlp: None }
     }
 
     fn channels(&self) -> usize {
         self.heads * self.key
+    }
+
+    /// Channels of a head's queries and keys where they meet: their features, if the layer has some.
+    fn mixed(&self) -> usize {
+        if self.features == 0 { self.key } else { 2 * self.key * self.features }
     }
 
     fn query_input(&self, width: usize) -> usize {
@@ -154,7 +163,7 @@ impl Architecture {
     ///
     /// # Errors
     /// [`Error::Invalid`] for sizes of 0, matrices that do not fit in memory, a residual stream that does not hold the input or the output, a γ outside
-    /// (0, 1], or a clip that is not positive.
+    /// (0, 1], features in a layer of softmax attention, or a clip that is not positive.
     pub fn check(&self) -> Result<()> {
         for (what, value) in [("input channels", self.input), ("width", self.width), ("output channels", self.output)] {
             if value == 0 {
@@ -181,6 +190,17 @@ impl Architecture {
                 && !(forget > 0.0 && forget <= 1.0)
             {
                 return Err(Error::invalid("forgetting factor", forget, "a number in (0, 1]"));
+            }
+            if layer.features > 0 {
+                if layer.mixer == Mixer::Softmax {
+                    return Err(Error::invalid("features", layer.features, "0 in a layer of softmax attention"));
+                }
+                let (what, of_head) = ("features of queries and keys", [2, layer.key, layer.features]);
+                array_len::<Lanes<f64>>(what, &[&[layer.heads], &of_head[..]].concat())?;
+                if layer.mixer.scalar().is_some() {
+                    // What goes from token to token: no matrix of a head is larger.
+                    array_len::<Lanes<f64>>(what, &[of_head, of_head].concat())?;
+                }
             }
         }
         match self.clip {
@@ -385,10 +405,9 @@ pub fn attention<T: OnLanes>(
         pass.forward(parameters, tile);
         let present = LANES.min(tokens.batch - i * LANES);
         for (h, (sum, squares)) in sums.iter_mut().enumerate() {
-            let size = n * wanted.key;
-            let [q, k, ..] = pass.layers[layer].head(h, [size; 2]);
-            for (of, causal) in Causal::blocks(Rows::all(n), wanted.key) {
-                weights(&causal, wanted.mixer, &q[of], k, &mut pass.scores);
+            let [q, k, ..] = pass.layers[layer].head(wanted, h, [n; 2]);
+            for causal in Causal::blocks(Rows::all(n)) {
+                weights(&causal, wanted, &q[causal.place(wanted.key)], k, &mut pass.scores);
                 for i in 0..causal.count {
                     let row = (causal.queries.first + i) * n;
                     for (t, lanes) in pass.scores[causal.row(i)].iter().enumerate() {
@@ -634,13 +653,17 @@ fn fits<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatch<T>) -
 struct Store<T> {
     /// x with positions beside it; empty without them.
     placed: Vec<Lanes<T>>,
-    /// Queries and keys, scaled to norm 1 if the layer does that, values and outputs: a head after the other, so that what a
-    /// head needs lies together and stays in the cache, `[heads, tokens, key]`; queries and outputs, and what comes behind
-    /// them, of the tokens that are read alone.
+    /// Queries and keys, or their features, scaled to norm 1 if the layer does that, values and outputs: a head after the
+    /// other, so that what a head needs lies together and stays in the cache, `[heads, tokens, mixed]` and
+    /// `[heads, tokens, key]`; queries and outputs, and what comes behind them, of the tokens that are read alone.
     q: Vec<Lanes<T>>,
     k: Vec<Lanes<T>>,
     v: Vec<Lanes<T>>,
     o: Vec<Lanes<T>>,
+    /// What the features of queries and keys are made of, `[heads, tokens, key]`: their derivative asks for signs that
+    /// products do not show. Empty without features.
+    q_plain: Vec<Lanes<T>>,
+    k_plain: Vec<Lanes<T>>,
     /// The norms that queries and keys had, `[heads, tokens]`; empty if they are not scaled.
     q_norm: Vec<Lanes<T>>,
     k_norm: Vec<Lanes<T>>,
@@ -651,9 +674,10 @@ struct Store<T> {
 }
 
 impl<T> Store<T> {
-    /// Queries, keys, values and outputs of head `h`: so many entries of queries and outputs, and of keys and values.
-    fn head(&self, h: usize, [queries, keys]: [usize; 2]) -> [&[Lanes<T>]; 4] {
-        [(&self.q, queries), (&self.k, keys), (&self.v, keys), (&self.o, queries)]
+    /// Queries, keys, values and outputs of head `h`: so many tokens of queries and outputs, and of keys and values.
+    fn head(&self, layer: &Layer, h: usize, [queries, keys]: [usize; 2]) -> [&[Lanes<T>]; 4] {
+        let (key, mixed) = (layer.key, layer.mixed());
+        [(&self.q, queries * mixed), (&self.k, keys * mixed), (&self.v, keys * key), (&self.o, queries * key)]
             .map(|(all, size)| &all[h * size..][..size])
     }
 }
@@ -672,26 +696,31 @@ impl Rows {
     }
 }
 
-/// Causal attention of a head for some of its queries: those, the tokens that the last of them sees, and channels.
+/// Causal attention of a head for some of its queries: those, which of all they are, and the tokens that the last of them sees.
 #[derive(Clone, Copy)]
 struct Causal {
     queries: Queries,
+    from: usize,
     count: usize,
     tokens: usize,
-    key: usize,
 }
 
 /// Queries whose attention is computed at a time: their scores stay in the cache however long the sequence is.
 const AT_A_TIME: usize = 64;
 
 impl Causal {
-    /// Attention of the queries of `rows`, [`AT_A_TIME`] after the other: where their channels are, `[rows, key]`, and it.
-    fn blocks(rows: Rows, key: usize) -> impl Iterator<Item = (Range<usize>, Causal)> {
+    /// Attention of the queries of `rows`, [`AT_A_TIME`] after the other.
+    fn blocks(rows: Rows) -> impl Iterator<Item = Causal> {
         (0..rows.count).step_by(AT_A_TIME).map(move |from| {
             let count = AT_A_TIME.min(rows.count - from);
             let queries = Queries { first: from * rows.step, step: rows.step };
-            (from * key..(from + count) * key, Causal { queries, count, tokens: queries.seen(count - 1), key })
+            Causal { queries, from, count, tokens: queries.seen(count - 1) }
         })
+    }
+
+    /// Where a matrix `[all queries, channels]` has these queries.
+    fn place(&self, channels: usize) -> Range<usize> {
+        self.from * channels..(self.from + self.count) * channels
     }
 
     /// Where a matrix `[queries, tokens]` has the entries of query `i`: those of the tokens up to its own.
@@ -717,6 +746,8 @@ struct Pass<T> {
     residual: [Vec<Lanes<T>>; 3],
     /// Gradients in a head's output, queries, keys and values.
     adjoints: [Vec<Lanes<T>>; 4],
+    /// The gradient in what a head's features are made of; empty if no layer has any.
+    plain: Vec<Lanes<T>>,
     prediction: Vec<Lanes<T>>,
     places: Vec<T>,
 }
@@ -778,13 +809,13 @@ fn copy_channels<T: OnLanes>(
 }
 
 /// A head's attention weights into `scores`, `[queries, tokens]`, 0 behind a query's own token.
-fn weights<T: OnLanes>(causal: &Causal, mixer: Mixer, q: &[Lanes<T>], k: &[Lanes<T>], scores: &mut [Lanes<T>]) {
-    let scale = if mixer == Mixer::Softmax { 1.0 / (causal.key as f64).sqrt() } else { 1.0 };
-    lower(causal, T::of(scale), q, k, scores);
-    if mixer != Mixer::Softmax {
-        return;
+fn weights<T: OnLanes>(causal: &Causal, layer: &Layer, q: &[Lanes<T>], k: &[Lanes<T>], scores: &mut [Lanes<T>]) {
+    let softmax = layer.mixer == Mixer::Softmax;
+    let scale = if softmax { 1.0 / (layer.key as f64).sqrt() } else { 1.0 };
+    lower(causal, layer.mixed(), T::of(scale), (q, k), scores);
+    if softmax {
+        T::on_lanes(Softmax { causal, scores });
     }
-    T::on_lanes(Softmax { causal, scores });
 }
 
 /// Softmax of the rows of a lower triangle, in place.
@@ -875,11 +906,17 @@ impl<T: OnLanes> Kernel<T> for GeluAdjoint<'_, T> {
     }
 }
 
-/// `scale X Yᵀ` of queries and the tokens up to theirs, 0 behind those.
-fn lower<T: OnLanes>(causal: &Causal, scale: T, x: &[Lanes<T>], y: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    let Causal { queries, count, tokens, key } = *causal;
-    let extent = Extent { rows: count, columns: tokens, inner: key };
-    let (rows, place) = (View::new(0, key, 1), View::new(0, tokens, 1));
+/// `scale X Yᵀ` of queries and the tokens up to theirs, with so many channels; 0 behind those.
+fn lower<T: OnLanes>(
+    causal: &Causal,
+    channels: usize,
+    scale: T,
+    (x, y): (&[Lanes<T>], &[Lanes<T>]),
+    out: &mut [Lanes<T>],
+) {
+    let Causal { queries, count, tokens, .. } = *causal;
+    let extent = Extent { rows: count, columns: tokens, inner: channels };
+    let (rows, place) = (View::new(0, channels, 1), View::new(0, tokens, 1));
     product::<T, _, false>(extent, Part::Lower(queries), scale, (x, rows), (y, rows), (out, place));
     // Nothing further behind has ever been written, or is read.
     for i in 0..count {
@@ -888,20 +925,102 @@ fn lower<T: OnLanes>(causal: &Causal, scale: T, x: &[Lanes<T>], y: &[Lanes<T>], 
     }
 }
 
-/// `out = M x`: the queries' sums over the tokens up to theirs.
-fn mix<T: OnLanes>(causal: &Causal, m: &[Lanes<T>], scale: T, x: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    let Causal { queries, count, tokens, key } = *causal;
-    let extent = Extent { rows: count, columns: key, inner: tokens };
-    let (m, x) = ((m, View::new(0, tokens, 1)), (x, View::new(0, 1, key)));
-    product::<T, _, false>(extent, Part::SumBelow(queries), scale, m, x, (out, View::new(0, key, 1)));
+/// `out = scale M x`: the queries' sums over the tokens up to theirs, of so many channels.
+fn mix<T: OnLanes>(
+    causal: &Causal,
+    channels: usize,
+    scale: T,
+    (m, x): (&[Lanes<T>], &[Lanes<T>]),
+    out: &mut [Lanes<T>],
+) {
+    let Causal { queries, count, tokens, .. } = *causal;
+    let extent = Extent { rows: count, columns: channels, inner: tokens };
+    let (m, x) = ((m, View::new(0, tokens, 1)), (x, View::new(0, 1, channels)));
+    product::<T, _, false>(extent, Part::SumBelow(queries), scale, m, x, (out, View::new(0, channels, 1)));
 }
 
-/// `out += Mᵀ x`, the adjoint of [`mix`] in x: the tokens' sums over the queries that see them.
-fn mix_adjoint<T: OnLanes>(causal: &Causal, m: &[Lanes<T>], scale: T, x: &[Lanes<T>], out: &mut [Lanes<T>]) {
-    let Causal { queries, count, tokens, key } = *causal;
-    let extent = Extent { rows: tokens, columns: key, inner: count };
-    let (m, x) = ((m, View::new(0, 1, tokens)), (x, View::new(0, 1, key)));
-    product::<T, _, true>(extent, Part::SumFrom(queries), scale, m, x, (out, View::new(0, key, 1)));
+/// `out += scale Mᵀ x`, the adjoint of [`mix`] in x: the tokens' sums over the queries that see them.
+fn mix_adjoint<T: OnLanes>(
+    causal: &Causal,
+    channels: usize,
+    scale: T,
+    (m, x): (&[Lanes<T>], &[Lanes<T>]),
+    out: &mut [Lanes<T>],
+) {
+    let Causal { queries, count, tokens, .. } = *causal;
+    let extent = Extent { rows: tokens, columns: channels, inner: count };
+    let (m, x) = ((m, View::new(0, 1, tokens)), (x, View::new(0, 1, channels)));
+    product::<T, _, true>(extent, Part::SumFrom(queries), scale, m, x, (out, View::new(0, channels, 1)));
+}
+
+/// Entry `i` of r = (relu(x), relu(−x)). A NaN stays one.
+#[inline(always)]
+fn rectified<T: OnLanes, V: Vector<T>>(x: &[Lanes<T>], i: usize) -> V {
+    let zero = V::splat(T::default());
+    if i < x.len() { V::load(&x[i]).max(zero) } else { zero.sub(V::load(&x[i - x.len()])).max(zero) }
+}
+
+/// DPFP features of every token's channels: those of the j-th of so many powers are φ_j[i] = r[i] r[(i − j) mod 2 key],
+/// with r as [`rectified`] has it.
+struct Features<'a, T> {
+    key: usize,
+    powers: usize,
+    from: &'a [Lanes<T>],
+    to: &'a mut [Lanes<T>],
+}
+
+impl<T: OnLanes> Kernel<T> for Features<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        let size = 2 * self.key;
+        for (x, to) in self.from.chunks(self.key).zip(self.to.chunks_mut(size * self.powers)) {
+            for (j, to) in to.chunks_mut(size).enumerate() {
+                let back = (j + 1) % size;
+                for (i, to) in to.iter_mut().enumerate() {
+                    let other = if i < back { i + size - back } else { i - back };
+                    rectified::<T, V>(x, i).mul(rectified(x, other)).store(to);
+                }
+            }
+        }
+    }
+}
+
+/// The adjoint of [`Features`] at `from`: dL/dr[i] = Σ_j (e_j[i] r[i − j] + e_j[i + j] r[i + j]), indices mod 2 key, and
+/// from there to x with relu's derivative, 0 at 0.
+struct FeaturesAdjoint<'a, T> {
+    key: usize,
+    powers: usize,
+    from: &'a [Lanes<T>],
+    slopes: &'a [Lanes<T>],
+    to: &'a mut [Lanes<T>],
+}
+
+impl<T: OnLanes> Kernel<T> for FeaturesAdjoint<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        let (key, size) = (self.key, 2 * self.key);
+        let tokens = self.from.chunks(key).zip(self.slopes.chunks(size * self.powers));
+        for ((x, slopes), to) in tokens.zip(self.to.chunks_mut(key)) {
+            let slope = |i: usize| {
+                let mut sum = V::splat(T::default());
+                for (j, e) in slopes.chunks(size).enumerate() {
+                    let by = (j + 1) % size;
+                    let before = if i < by { i + size - by } else { i - by };
+                    let behind = if i + by < size { i + by } else { i + by - size };
+                    sum = sum.add_mul(V::load(&e[i]), rectified(x, before));
+                    sum = sum.add_mul(V::load(&e[behind]), rectified(x, behind));
+                }
+                sum
+            };
+            for (i, to) in to.iter_mut().enumerate() {
+                let (zero, x) = (V::splat(T::default()), V::load(&x[i]));
+                let (above, below) = (x.where_positive(slope(i)), zero.sub(x).where_positive(slope(i + key)));
+                above.sub(below).store(to);
+            }
+        }
+    }
 }
 
 /// Scales each head's channels of each token to norm 1, and keeps the norms.
@@ -1015,14 +1134,17 @@ impl<T: OnLanes> Pass<T> {
         let of = |(l, layer): (usize, &Layer)| {
             let read = if l + 1 == a.layers.len() { rows.count } else { tokens };
             let of_read = |channels: usize| vec![Lanes::zero(); read * channels];
-            let channels = layer.channels();
+            let (channels, mixed) = (layer.channels(), layer.heads * layer.mixed());
+            let plain = if layer.features > 0 { channels } else { 0 };
             let (norms, hidden) = (if layer.unit { layer.heads } else { 0 }, layer.mlp.unwrap_or(0));
             Store {
                 placed: zeros(if layer.positions { 2 * a.width } else { 0 }),
-                q: of_read(channels),
-                k: zeros(channels),
+                q: of_read(mixed),
+                k: zeros(mixed),
                 v: zeros(channels),
                 o: of_read(channels),
+                q_plain: of_read(plain),
+                k_plain: zeros(plain),
                 q_norm: of_read(norms),
                 k_norm: zeros(norms),
                 middle: of_read(if hidden > 0 { a.width } else { 0 }),
@@ -1044,7 +1166,8 @@ impl<T: OnLanes> Pass<T> {
             scores: zeros(if quadratic { tokens.min(AT_A_TIME) } else { 0 }),
             slopes: zeros(if quadratic { tokens.min(AT_A_TIME) } else { 0 }),
             residual: std::array::from_fn(|_| zeros(a.width)),
-            adjoints: std::array::from_fn(|_| zeros(a.layers.iter().map(|l| l.key).max().unwrap_or(0))),
+            adjoints: std::array::from_fn(|_| zeros(a.layers.iter().map(Layer::mixed).max().unwrap_or(0))),
+            plain: zeros(a.layers.iter().filter(|l| l.features > 0).map(|l| l.key).max().unwrap_or(0)),
             prediction: vec![Lanes::zero(); rows.count * a.output],
             places: if placed { positions(tokens, a.width) } else { Vec::new() },
         }
@@ -1095,37 +1218,51 @@ impl<T: OnLanes> Pass<T> {
         // What attention is added to: all channels before an MLP, otherwise those that are read.
         let (sum, channels) = if layer.mlp.is_some() { (&mut store.middle, width) } else { (&mut *y, kept) };
         copy_channels((x, width, queries.step), (sum, channels, 1));
-        let mut work = layer.mixer.scalar().map(|_| Workspace::new(n, key));
+        let (mixed, powers) = (layer.mixed(), layer.features);
+        let head = Head { tokens: n, key: mixed, value: key };
+        let mut work = layer.mixer.scalar().map(|_| Workspace::new(&head));
         let (size, of_queries) = (n * key, queries.count * key);
         for h in 0..layer.heads {
             let matrices = Matrices::new(layer, width, at, h);
-            let [q, o] = [&mut store.q, &mut store.o].map(|all| &mut all[h * of_queries..][..of_queries]);
-            let [k, v] = [&mut store.k, &mut store.v].map(|all| &mut all[h * size..][..size]);
-            prefetch(q);
-            linear::<T, false>((queries, key, from), (p, matrices.query), seen, q);
-            prefetch(k);
-            linear::<T, false>((all, key, from), (p, matrices.key), seen, k);
+            let q = &mut store.q[h * queries.count * mixed..][..queries.count * mixed];
+            let k = &mut store.k[h * n * mixed..][..n * mixed];
+            let v = &mut store.v[h * size..][..size];
+            let o = &mut store.o[h * of_queries..][..of_queries];
+            let (to_q, to_k) = if powers > 0 {
+                (&mut store.q_plain[h * of_queries..][..of_queries], &mut store.k_plain[h * size..][..size])
+            } else {
+                (&mut *q, &mut *k)
+            };
+            prefetch(to_q);
+            linear::<T, false>((queries, key, from), (p, matrices.query), seen, to_q);
+            prefetch(to_k);
+            linear::<T, false>((all, key, from), (p, matrices.key), seen, to_k);
             prefetch(v);
             linear::<T, false>((all, key, width), (p, matrices.value), x, v);
             prefetch(o);
             if layer.shift {
-                k.copy_within(..size - key, key);
-                k[..key].fill(Lanes::zero());
+                to_k.copy_within(..size - key, key);
+                to_k[..key].fill(Lanes::zero());
+            }
+            if powers > 0 {
+                let (of_q, of_k) = (&store.q_plain[h * of_queries..], &store.k_plain[h * size..]);
+                T::on_lanes(Features { key, powers, from: of_q, to: &mut *q });
+                T::on_lanes(Features { key, powers, from: of_k, to: &mut *k });
             }
             if layer.unit {
-                unit(key, q, &mut store.q_norm[h * rows.count..][..rows.count]);
-                unit(key, k, &mut store.k_norm[h * n..][..n]);
+                unit(mixed, q, &mut store.q_norm[h * rows.count..][..rows.count]);
+                unit(mixed, k, &mut store.k_norm[h * n..][..n]);
             }
             if let Some(work) = &mut work {
-                let (scalar, head) = (p[at.scalar + h].exp(), Head { tokens: n, key });
+                let scalar = p[at.scalar + h].exp();
                 match layer.mixer {
                     Mixer::Delta { implicit } => delta_rule::forward(&head, q, k, v, scalar, implicit, work, Some(o)),
                     mixer => mesa_layer::forward(&head, q, k, v, scalar, T::of(mixer.forget()), work, o),
                 }
             } else {
-                for (of, causal) in Causal::blocks(queries, key) {
-                    weights(&causal, layer.mixer, &q[of.clone()], k, scores);
-                    mix(&causal, scores, T::of(1.0), v, &mut o[of]);
+                for causal in Causal::blocks(queries) {
+                    weights(&causal, layer, &q[causal.place(mixed)], k, scores);
+                    mix(&causal, key, T::of(1.0), (scores, v), &mut o[causal.place(key)]);
                 }
             }
             linear::<T, true>((rows, channels, key), (p, matrices.out), o, sum);
@@ -1224,13 +1361,16 @@ impl<T: OnLanes> Pass<T> {
             }
             copy_channels((dy, channels, 1), (before, width, queries.step));
         }
+        let (mixed, powers) = (layer.mixed(), layer.features);
         let (size, of_queries) = (n * key, rows.count * key);
-        let [de, d0, d1, d2] = self.adjoints.each_mut().map(|buffer| &mut buffer[..size]);
+        let [de, d0, d1, d2] = self.adjoints.each_mut().map(|buffer| &mut buffer[..n * mixed]);
         let de = &mut de[..of_queries];
-        let mut work = layer.mixer.scalar().map(|_| Workspace::new(n, key));
+        let plain = &mut self.plain;
+        let head = Head { tokens: n, key: mixed, value: key };
+        let mut work = layer.mixer.scalar().map(|_| Workspace::new(&head));
         for h in 0..layer.heads {
             let matrices = Matrices::new(layer, width, at, h);
-            let [q, k, v, o] = store.head(h, [of_queries, size]);
+            let [q, k, v, o] = store.head(layer, h, [rows.count, n]);
             prefetch(o);
             linear_weights((rows, channels, key), dy, o, (sum, matrices.out));
             prefetch(q);
@@ -1239,13 +1379,21 @@ impl<T: OnLanes> Pass<T> {
             prefetch(v);
             // What becomes of a gradient in queries, keys or values once it is known.
             let mut through = |sum: &mut [T], kind: Kind, d: &mut [Lanes<T>]| {
-                let (w, of, made_of, inputs, scaled) = match kind {
-                    Kind::Query => (matrices.query, queries, seen, from, Some((q, &store.q_norm))),
-                    Kind::Key => (matrices.key, all, seen, from, Some((k, &store.k_norm))),
+                let (w, of, made_of, inputs, mixes) = match kind {
+                    Kind::Query => (matrices.query, queries, seen, from, Some((q, &store.q_norm, &store.q_plain))),
+                    Kind::Key => (matrices.key, all, seen, from, Some((k, &store.k_norm, &store.k_plain))),
                     Kind::Value => (matrices.value, all, x, width, None),
                 };
-                if let Some((scaled, norms)) = scaled.filter(|_| layer.unit) {
-                    unit_adjoint(key, scaled, &norms[h * of.count..], d);
+                let mut d = d;
+                if let Some((scaled, norms, made_from)) = mixes {
+                    if layer.unit {
+                        unit_adjoint(mixed, scaled, &norms[h * of.count..], d);
+                    }
+                    if powers > 0 {
+                        let (made_from, to) = (&made_from[h * of.count * key..], &mut plain[..of.count * key]);
+                        T::on_lanes(FeaturesAdjoint { key, powers, from: made_from, slopes: d, to: &mut *to });
+                        d = to;
+                    }
                 }
                 if kind == Kind::Key && layer.shift {
                     d.copy_within(key.., 0);
@@ -1257,7 +1405,7 @@ impl<T: OnLanes> Pass<T> {
                 }
             };
             if let Some(work) = &mut work {
-                let (scalar, head) = (p[at.scalar + h].exp(), Head { tokens: n, key });
+                let scalar = p[at.scalar + h].exp();
                 let into = (&mut *d0, &mut *d1, &mut *d2);
                 let slope = match layer.mixer {
                     Mixer::Delta { implicit } => delta_rule::backward(&head, q, k, v, scalar, implicit, de, work, into),
@@ -1273,20 +1421,21 @@ impl<T: OnLanes> Pass<T> {
             let scale = T::of(if softmax { 1.0 / (key as f64).sqrt() } else { 1.0 });
             d0.fill(Lanes::zero());
             d1.fill(Lanes::zero());
-            for (of, causal) in Causal::blocks(queries, key) {
-                let (q, de) = (&q[of.clone()], &mut de[of]);
-                weights(&causal, layer.mixer, q, k, &mut self.scores);
-                lower(&causal, T::of(1.0), de, v, &mut self.slopes);
-                mix_adjoint(&causal, &self.scores, T::of(1.0), de, d0);
+            for causal in Causal::blocks(queries) {
+                let (q, in_outputs) = (&q[causal.place(mixed)], &mut de[causal.place(key)]);
+                weights(&causal, layer, q, k, &mut self.scores);
+                lower(&causal, key, T::of(1.0), (in_outputs, v), &mut self.slopes);
+                mix_adjoint(&causal, key, T::of(1.0), (&self.scores, in_outputs), d0);
                 if softmax {
                     T::on_lanes(SoftmaxAdjoint { causal: &causal, weights: &self.scores, slopes: &mut self.slopes });
                 }
-                // The gradient in the outputs gives way to that in the queries.
-                mix(&causal, &self.slopes, scale, k, de);
-                mix_adjoint(&causal, &self.slopes, scale, q, d1);
+                // The gradient in the outputs gives way to that in the queries, where that is no wider.
+                let in_queries = if powers > 0 { &mut d2[causal.place(mixed)] } else { in_outputs };
+                mix(&causal, mixed, scale, (&self.slopes, k), in_queries);
+                mix_adjoint(&causal, mixed, scale, (&self.slopes, q), d1);
             }
             through(sum, Kind::Value, d0);
-            through(sum, Kind::Query, de);
+            through(sum, Kind::Query, if powers > 0 { &mut *d2 } else { &mut *de });
             through(sum, Kind::Key, d1);
         }
         std::mem::swap(after, before);

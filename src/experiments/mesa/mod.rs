@@ -102,6 +102,12 @@ pub fn experiments() -> Vec<Experiment> {
         deep("mesa.fig24", "Probes, partially observed", &["mesa-partial"], observations::partial_layers),
         deep("mesa.fig25", "Probes, non-linear", &["mesa-nonlinear"], observations::nonlinear_layers),
         shots("mesa.fig26", "Language models of one layer", &["mesa-language"], language::one_layer),
+        shots(
+            "mesa.fig26-features",
+            "Language models of one layer on features",
+            &["mesa-language", "mesa-language-features"],
+            language::features,
+        ),
         shots("mesa.fig27", "Language models of two layers", &["mesa-language"], language::two_layers),
         shots("mesa.fig27-deep", "Language models of four layers", &["mesa-language-deep"], language::four_layers),
         shots("mesa.fig28", "Layer-1 attention of language models", &["mesa-language"], language::attention),
