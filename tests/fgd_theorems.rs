@@ -348,6 +348,13 @@ fn a_training_from_a_shallower_network_begins_with_its_function() {
     assert!(halved.measure("test").unwrap()[1] < 1.01 * halved.measure("test").unwrap()[0]);
     let error = at(1e6).unwrap_err().to_string();
     assert!(error.contains("7 rates from 1000000 down"), "{error}");
+    // The shallower network has one layer less, and as many heads.
+    for (layers, heads) in [(2, 2), (4, 2), (3, 1)] {
+        let heads = protocol.heads[..heads].to_vec();
+        let run = Run::new(Protocol { layers, heads, ..protocol.clone() }, 1);
+        let error = recipes::train(&run, "grown", None, &Silent).unwrap_err().to_string();
+        assert!(error.contains("shallower network") && error.contains("one layer less"), "{error}");
+    }
 }
 
 #[test]
