@@ -361,11 +361,14 @@ fn sample(pieces: &Windows, settings: &Settings<'_>) -> Result<Windows> {
     pieces.first(if settings.quick { 64 } else { PIECES })
 }
 
+/// What captions say of bars.
+const BARS: &str = " So are bars, and error bars are the seeds' range.";
+
 fn caption(about: &str, pieces: &Windows) -> String {
     format!(
         "Characters of Shakespeare's plays, {} pieces of {TOKENS} from three plays that no network was trained on; width \
          {WIDTH}, 4 heads of 16, {STEPS} steps of {BATCH} pieces, {}. {about} Queries and keys of linear and mesa layers \
-         have norm 1; no LayerNorm. Lines and bars are means over seeds, error bars the seeds' range.",
+         have norm 1; no LayerNorm. Lines are means over seeds.",
         pieces.shape()[0],
         seeds(SEEDS as usize),
     )
@@ -381,7 +384,9 @@ pub fn one_layer(settings: &Settings<'_>) -> Result<Reproduction> {
     let (panels, summaries) = compared(&ONE_LAYER, &all, &pieces)?;
     let [linear, mesa] = [summaries[0], summaries[1]];
     let figure = Figure::new("mesa.fig26", "One layer with shifted keys: mesa against linear attention")
-        .caption(caption("One layer; a token's key is made of the character before it. No DPFP features.", &pieces))
+        .caption(
+            caption("One layer; a token's key is made of the character before it. No DPFP features.", &pieces) + BARS,
+        )
         .columns(2)
         .panels(panels);
     let claims = Claims::new()
@@ -414,18 +419,19 @@ pub fn features(settings: &Settings<'_>) -> Result<Reproduction> {
         .map(|(title, label)| Panel::new(title).x(Axis::linear("ν").ticks(POWERS)).y(Axis::linear(label)));
     let mut positions = [0, POWERS[3]]
         .map(|nu| Panel::new(format!("ν = {nu}")).x(Axis::log("position")).y(Axis::linear("held-out loss (nats)")));
-    // Of a network's seeds: perplexities and scores.
+    // Of a network's seeds: losses and scores.
     let measured = |network: &str| -> Result<[Vec<f64>; 2]> {
         let curves = curves(&all, network, &pieces)?;
-        Ok([curves.iter().map(|c| mean(c).exp()).collect(), curves.iter().map(|c| icl_score(c)).collect()])
+        Ok([curves.iter().map(|c| mean(c)).collect(), curves.iter().map(|c| icl_score(c)).collect()])
     };
+    let shown = |k: usize, value: f64| if k == 0 { value.exp() } else { value };
     let mut table = BTreeMap::new();
     for (kind, name, color) in ONE_LAYER {
         let of = |nu: usize| if nu == 0 { kind.to_owned() } else { format!("{kind}.dpfp{nu}") };
         let values: Vec<[Vec<f64>; 2]> = POWERS.iter().map(|nu| measured(&of(*nu))).collect::<Result<_>>()?;
         for (k, panel) in panels.iter_mut().enumerate() {
-            let seeds: Vec<Vec<f64>> =
-                (0..values[0][k].len()).map(|seed| values.iter().map(|v| v[k][seed]).collect()).collect();
+            let of_seed = |seed: usize| values.iter().map(|v| shown(k, v[k][seed])).collect();
+            let seeds: Vec<Vec<f64>> = (0..values[0][k].len()).map(of_seed).collect();
             *panel = panel.clone().line(Line::mean(name, POWERS, &seeds).color(color).markers());
         }
         for (panel, nu) in positions.iter_mut().zip([0, POWERS[3]]) {
@@ -434,7 +440,7 @@ pub fn features(settings: &Settings<'_>) -> Result<Reproduction> {
         table.insert(kind, values.iter().map(|v| v.each_ref().map(|v| mean(v))).collect::<Vec<_>>());
     }
     let softmax = measured("softmax1")?.map(|values| mean(&values));
-    let panels = panels.into_iter().zip(softmax).map(|(panel, value)| panel.hline(value, "softmax"));
+    let panels = panels.into_iter().enumerate().map(|(k, panel)| panel.hline(shown(k, softmax[k]), "softmax"));
     let figure = Figure::new(id, "One layer on features of queries and keys")
         .caption(caption(
             "One layer; a token's key is made of the character before it. DPFP features of queries and keys: 2νd products of \
@@ -450,7 +456,7 @@ pub fn features(settings: &Settings<'_>) -> Result<Reproduction> {
         .at_least(
             format!("{id}.loss"),
             "at every ν the mesa layer's loss is below linear attention's (least difference, nats)",
-            (0..POWERS.len()).map(|nu| linear[nu][0].ln() - mesa[nu][0].ln()).least(),
+            (0..POWERS.len()).map(|nu| -gap(0, nu)).least(),
             0.01,
         )
         .at_most(
@@ -461,18 +467,18 @@ pub fn features(settings: &Settings<'_>) -> Result<Reproduction> {
         )
         .at_most(
             format!("{id}.softmax"),
-            "with ν = 3 it is nearer to softmax than linear attention is: |mesa − softmax| over |linear − softmax|, in nats",
-            (mesa[last][0] / softmax[0]).ln().abs() / (linear[last][0] / softmax[0]).ln().abs(),
+            "with ν = 3 it is nearer to softmax than linear attention is: |mesa − softmax| over |linear − softmax|",
+            (mesa[last][0] - softmax[0]).abs() / (linear[last][0] - softmax[0]).abs(),
             1.0,
         )
         .at_least(
             format!("{id}.features"),
             "features help the mesa layer: its loss without less that with ν = 3 (nats)",
-            mesa[0][0].ln() - mesa[last][0].ln(),
+            mesa[0][0] - mesa[last][0],
             0.0,
         );
     let config = json!({
-        "checkpoints": [SHALLOW.0, FEATURES.0], "nu": POWERS, "perplexity_and_icl": table, "softmax": softmax,
+        "checkpoints": [SHALLOW.0, FEATURES.0], "nu": POWERS, "loss_and_icl": table, "softmax": softmax,
     });
     Ok(Reproduction { figure, claims, config })
 }
@@ -517,7 +523,7 @@ fn hybrids(
     let pieces = sample(&pieces, settings)?;
     let (panels, summaries) = compared(&networks, &all, &pieces)?;
     let [softmax, linear, mesa] = [summaries[0], summaries[1], summaries[2]];
-    let figure = Figure::new(id, title).caption(caption(about, &pieces)).columns(2).panels(panels);
+    let figure = Figure::new(id, title).caption(caption(about, &pieces) + BARS).columns(2).panels(panels);
     let claims = Claims::new()
         .at_least(
             format!("{id}.loss"),
