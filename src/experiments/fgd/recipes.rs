@@ -197,12 +197,12 @@ pub fn normalised(rate: f64) -> AdamConfig {
     }
 }
 
-/// The authors' protocol as released: prompts with sampled labels, drawn anew every tenth of 2,100 steps, recorded every
-/// 400 steps; up to five layers with 3,000 prompts a step instead of 30,000, with which the printed losses are met, too.
+/// The authors' protocol as released: 30,000 prompts with sampled labels, drawn anew every tenth of 2,100 steps, recorded
+/// every 400 steps.
 pub fn authors(kernel: Kernel, heads: &[Activation], layers: usize, context: usize) -> Protocol {
     Protocol {
         labels: Labels::Sampled,
-        batch: if layers > 5 { 30_000 } else { 3000 },
+        batch: 30_000,
         resample_every: 10,
         adam: normalised(0.1),
         schedule: Schedule::Constant,
