@@ -296,7 +296,7 @@ fn figures_are_made_of_shipped_weights() {
         }
     }
     Checkpoint { arrays, ..Checkpoint::default() }.save(&folder.join("mesa-few-shot.safetensors")).unwrap();
-    for (id, _, networks) in language::FAMILIES {
+    for language::Family { id, networks, .. } in language::FAMILIES {
         let mut arrays = BTreeMap::new();
         for (k, network) in networks.iter().enumerate() {
             for seed in 0..3 {

@@ -10,7 +10,7 @@ use crate::trouble::Outcome;
 
 /// Fetches the plays if one of these checkpoints is trained on them, and they are not there.
 pub fn ensure_for(house: &House, checkpoints: &[impl AsRef<str>]) -> Outcome<()> {
-    if !checkpoints.iter().any(|id| FAMILIES.iter().any(|family| family.0 == id.as_ref())) {
+    if !checkpoints.iter().any(|id| FAMILIES.iter().any(|family| family.id == id.as_ref())) {
         return Ok(());
     }
     let pins = [PACKAGE.to_string()];

