@@ -22,6 +22,9 @@ pub(super) fn color(heads: &str) -> Color {
     }
 }
 
+/// What captions say of trainings that start from a shallower network.
+pub(super) const AGAIN: &str = "at half or a quarter of the rate where that diverged or ended worse than it began";
+
 /// Prompts of the test batch with Σ = I, their labels' covariances in double precision.
 pub(super) fn test_prompts(kernel: &Kernel, n: usize, size: usize) -> Result<KernelPrompts<f64>> {
     KernelRegression::new(kernel.clone(), Covariance::identity(DIM)?, n)?.prompts(size, Labels::Covariance, TEST_SEED)

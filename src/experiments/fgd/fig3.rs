@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::common::{color, line, ln_bayes, losses, with_bayes};
+use super::common::{AGAIN, color, line, ln_bayes, losses, with_bayes};
 use super::recipes::{self, DEPTHS, RELEASED_DEPTHS, figure_3_heads, heads_name};
 use crate::Result;
 use crate::compare::Interval;
@@ -62,12 +62,12 @@ fn panel(id: &str, kernel: &str, n: usize, settings: &Settings<'_>) -> Result<Re
         }
     };
     let grown = match kernel {
-        "linear" => "Each network starts from that of one layer less.",
-        _ => "Up to three layers are trained at once; each deeper network starts from that of one layer less.",
+        "linear" => "Each network of more than one layer starts from that of one layer less",
+        _ => "Up to three layers are trained at once; each deeper network starts from that of one layer less",
     };
     let figure = Figure::new(id, format!("One head and two on labels of the {kernel} kernel"))
         .caption(format!(
-            "ln test loss, exact over labels, d = 5, n = {n}; mean and one standard deviation over {} seeds. {data} {grown}",
+            "ln test loss, exact over labels, d = 5, n = {n}; mean and one standard deviation over {} seeds. {data} {grown}, {AGAIN}.",
             curves.first().and_then(|c| c.1.first()).map_or(0, |i| i.count)
         ))
         .panel(panel);
@@ -144,13 +144,13 @@ pub fn released(settings: &Settings<'_>) -> Result<Reproduction> {
         let wanted = |t: &&recipes::Trained| t.run.protocol.layers == l && t.run.protocol.heads_name() == name;
         runs.iter().filter(wanted).map(|t| at(t, step)).collect()
     };
-    let mut panel = Panel::new("").x(Axis::linear("layers L").ticks([1, 3, 5, 7])).y(Axis::linear("ln test loss"));
+    let mut panel = Panel::new("").x(Axis::linear("layers L").ticks(RELEASED_DEPTHS)).y(Axis::linear("ln test loss"));
     let mut measured = Vec::new();
     for (name, picture) in PICTURE {
         let logs = |l: usize| of(name, l, 1600).iter().map(|v| v.ln()).collect::<Vec<_>>();
         let values: Vec<Interval> = RELEASED_DEPTHS.iter().map(|l| Interval::of(&logs(*l))).collect();
         panel = panel.line(line(name, &RELEASED_DEPTHS, &values)).line(
-            Line::new(format!("{name}, the authors' picture"), [1, 3, 5, 7], picture).color(color(name)).dashed(),
+            Line::new(format!("{name}, the authors' picture"), RELEASED_DEPTHS, picture).color(color(name)).dashed(),
         );
         measured
             .push(json!({ "heads": name, "ln_loss_1600": values.iter().map(|i| i.to_string()).collect::<Vec<_>>() }));
@@ -160,14 +160,12 @@ pub fn released(settings: &Settings<'_>) -> Result<Reproduction> {
         .caption(format!(
             "ln test loss after 1,600 steps of the authors' protocol (layer-wise normalised gradient descent, sampled labels, \
              linear data, n = 8, {batch} prompts a step). The run is far from trained: the optimum of one layer is 1/3, ln −1.1. Their \
-             line for Bayes, −14.8, is the jitter of their code; the Bayes loss is 0."
+             line for Bayes, −14.8, is the jitter of their code; the Bayes loss is 0. Their printed losses are those of training batches; one \
+             and three layers meet them within 5 %, five end about 20 % and seven about 30 % below, which has not been explained."
         ))
         .panel(panel);
     let mut claims = Claims::new();
     for (name, layers, printed) in PRINTED {
-        if !RELEASED_DEPTHS.contains(&layers) {
-            continue;
-        }
         let (ours, theirs) = (Interval::of(&of(name, layers, 2000)).mean, Interval::of(&printed).mean);
         claims = claims.equals(
             format!("fgd.released.{name}.l{layers}"),

@@ -98,12 +98,16 @@ impl Protocol {
     }
 
     fn describe(&self, seed: u64) -> serde_json::Value {
+        let start = match &self.start {
+            Start::Random => json!("random"),
+            Start::Shallower(below) => below.describe(seed),
+        };
         json!({
             "kernel": format!("{:?}", self.kernel), "heads": format!("{:?}", self.heads), "layers": self.layers,
             "values": format!("{:?}", self.values), "eigenvalues": self.eigenvalues, "n": self.context,
             "labels": format!("{:?}", self.labels), "batch": self.batch, "resample_every": self.resample_every,
             "adam": self.adam, "schedule": self.schedule, "steps": self.steps, "record_every": self.record_every,
-            "init": INIT, "seed": seed, "start": self.start(),
+            "init": INIT, "seed": seed, "start": start,
         })
     }
 
@@ -218,7 +222,8 @@ struct Training {
     task: KernelRegression,
     protocol: Protocol,
     seed: u64,
-    /// The blocks of steps that went into the network that this one starts from, whose prompts it does not see again.
+    /// The blocks of steps that went into the network that this one starts from, had each of its layers taken as many as the
+    /// last: their prompts are not drawn again.
     blocks_before: u64,
     /// The block of steps that the batch is for, and the batch.
     batch: Option<(u64, KernelPrompts<f32>)>,
@@ -295,7 +300,7 @@ fn train_on(
     let size = |layers: usize, p: &Protocol| (layers, p.heads.len(), p.eigenvalues.len());
     if size(shallower.layers.saturating_add(1), shallower) != size(p.layers, p) {
         let given = format!("{:?}", size(shallower.layers, shallower));
-        let expected = format!("one layer less than {:?}, and the same otherwise", size(p.layers, p));
+        let expected = format!("one layer less than {:?}", size(p.layers, p));
         return Err(Error::invalid("layers, heads and d of the shallower network", given, expected));
     }
     let below = match below {
@@ -311,6 +316,7 @@ fn train_on(
     let start = model(with_idle_layer(&below, p.heads.len(), dim))?;
     let prompts = p.task(run.seed)?.prompts(TEST_PROMPTS, Labels::Covariance, VALIDATION_SEED)?;
     let bound = WORSE * double(&start)?.loss(&prompts)?;
+    let mut last = "ended worse than it began".to_owned();
     for halvings in 0..=HALVINGS {
         let mut run = run.clone();
         run.protocol.adam.rate *= 0.5_f64.powi(halvings as i32);
@@ -323,11 +329,12 @@ fn train_on(
                     return Ok((history, run.protocol.adam.rate));
                 }
             }
-            Err(Error::Numerical { .. }) => {}
+            Err(Error::Numerical { why, .. }) => last = why,
             Err(other) => return Err(other),
         }
     }
-    let what = format!("diverges, or ends worse than it began, at {} rates from {} down", HALVINGS + 1, p.adam.rate);
+    let rates = format!("{} rates from {} down", HALVINGS + 1, p.adam.rate);
+    let what = format!("diverges, or ends worse than it began, at {rates}; the last time: {last}");
     Err(Error::numerical(format!("training of {task}"), what))
 }
 

@@ -45,7 +45,7 @@ pub const DEEP: Family = Family {
     title: "language models of characters, 4 layers with MLPs, on Shakespeare's plays",
     networks: &["softmax4", "linear4", "mesa4"],
 };
-/// One layer, its queries and keys as they are, beside softmax attention, or as DPFP features.
+/// One layer on DPFP features of queries and keys, and softmax attention on the same keys; without features: [`SHALLOW`].
 pub const FEATURES: Family = Family {
     id: "mesa-language-features",
     title: "language models of characters, 1 layer on DPFP features, on Shakespeare's plays",
@@ -91,13 +91,11 @@ const WARMUP: u64 = 100;
 /// # Errors
 /// [`Error::Unknown`] for another name.
 pub fn architecture(network: &str) -> Result<Architecture> {
-    let known = || FAMILIES.iter().flat_map(|family| family.networks.iter().copied());
-    let unknown = || Error::unknown("network", network, known());
-    if !known().any(|name| name == network) {
-        return Err(unknown());
-    }
-    let (kind, features) =
-        network.split_once(".dpfp").map_or((network, 0), |(kind, nu)| (kind, nu.parse().unwrap_or(0)));
+    let unknown =
+        || Error::unknown("network", network, FAMILIES.iter().flat_map(|family| family.networks.iter().copied()));
+    let (kind, nu) = network.split_once(".dpfp").unwrap_or((network, "0"));
+    let listed = FAMILIES.iter().any(|family| family.networks.contains(&network));
+    let features = nu.parse().ok().filter(|_| listed).ok_or_else(unknown)?;
     let unit = |mixer| Layer { unit: true, features, ..Layer::new(mixer, 4, WIDTH / 4) };
     let softmax = Layer::new(Mixer::Softmax, 4, WIDTH / 4);
     let first = Layer { positions: true, ..softmax };
@@ -379,14 +377,15 @@ fn sample(pieces: &Windows, settings: &Settings<'_>) -> Result<Windows> {
     pieces.first(if settings.quick { 64 } else { PIECES })
 }
 
-/// What captions say of bars.
-const BARS: &str = " So are bars, and error bars are the seeds' range.";
+/// What captions say of lines with bars beside them.
+const BARS: &str = "Lines and bars are means over seeds, error bars the seeds' range.";
 
-fn caption(about: &str, pieces: &Windows) -> String {
+/// What the networks of a figure are, `about` this one, and what is `drawn` of them.
+fn caption(about: &str, drawn: &str, pieces: &Windows) -> String {
     format!(
         "Characters of Shakespeare's plays, {} pieces of {TOKENS} from three plays that no network was trained on; width \
          {WIDTH}, 4 heads of 16, {STEPS} steps of {BATCH} pieces, {}. {about} Queries and keys of linear and mesa layers \
-         have norm 1; no LayerNorm. Lines are means over seeds.",
+         have norm 1; no LayerNorm. {drawn}",
         pieces.shape()[0],
         seeds(SEEDS as usize),
     )
@@ -402,9 +401,11 @@ pub fn one_layer(settings: &Settings<'_>) -> Result<Reproduction> {
     let (panels, summaries) = compared(&ONE_LAYER, &all, &pieces)?;
     let [linear, mesa] = [summaries[0], summaries[1]];
     let figure = Figure::new("mesa.fig26", "One layer with shifted keys: mesa against linear attention")
-        .caption(
-            caption("One layer; a token's key is made of the character before it. No DPFP features.", &pieces) + BARS,
-        )
+        .caption(caption(
+            "One layer; a token's key is made of the character before it. No DPFP features.",
+            BARS,
+            &pieces,
+        ))
         .columns(2)
         .panels(panels);
     let claims = Claims::new()
@@ -463,6 +464,7 @@ pub fn features(settings: &Settings<'_>) -> Result<Reproduction> {
         .caption(caption(
             "One layer; a token's key is made of the character before it. DPFP features of queries and keys: 2νd products of \
              rectified channels; ν = 0: none. Dashed: softmax attention on the same keys.",
+            "Lines are means over seeds, bands their standard deviation.",
             &pieces,
         ))
         .columns(2)
@@ -541,7 +543,7 @@ fn hybrids(
     let pieces = sample(&pieces, settings)?;
     let (panels, summaries) = compared(&networks, &all, &pieces)?;
     let [softmax, linear, mesa] = [summaries[0], summaries[1], summaries[2]];
-    let figure = Figure::new(id, title).caption(caption(about, &pieces) + BARS).columns(2).panels(panels);
+    let figure = Figure::new(id, title).caption(caption(about, BARS, &pieces)).columns(2).panels(panels);
     let claims = Claims::new()
         .at_least(
             format!("{id}.loss"),
