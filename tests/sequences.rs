@@ -161,7 +161,7 @@ fn long_sequences_have_these_gradients_too() {
         };
         differences(
             &parameters,
-            7.max(a.parameters() / 60),
+            7,
             |p| loss(p, &tokens).0.loss,
             |i, numeric| {
                 close("parameter", i, numeric, &slope.parameters);

@@ -438,27 +438,28 @@ pub fn features(settings: &Settings<'_>) -> Result<Reproduction> {
         .map(|(title, label)| Panel::new(title).x(Axis::linear("ν").ticks(POWERS)).y(Axis::linear(label)));
     let mut positions = [0, POWERS[3]]
         .map(|nu| Panel::new(format!("ν = {nu}")).x(Axis::log("position")).y(Axis::linear("held-out loss (nats)")));
+    let of = |network: &str| curves(&all, network, &pieces);
     // Of a network's seeds: losses and scores.
-    let measured = |network: &str| -> Result<[Vec<f64>; 2]> {
-        let curves = curves(&all, network, &pieces)?;
-        Ok([curves.iter().map(|c| mean(c)).collect(), curves.iter().map(|c| icl_score(c)).collect()])
+    let measured = |curves: &[Vec<f64>]| -> [Vec<f64>; 2] {
+        [curves.iter().map(|c| mean(c)).collect(), curves.iter().map(|c| icl_score(c)).collect()]
     };
     let shown = |k: usize, value: f64| if k == 0 { value.exp() } else { value };
     let mut table = BTreeMap::new();
     for (kind, name, color) in ONE_LAYER {
-        let of = |nu: usize| if nu == 0 { kind.to_owned() } else { format!("{kind}.dpfp{nu}") };
-        let values: Vec<[Vec<f64>; 2]> = POWERS.iter().map(|nu| measured(&of(*nu))).collect::<Result<_>>()?;
+        let network = |nu: usize| if nu == 0 { kind.to_owned() } else { format!("{kind}.dpfp{nu}") };
+        let curves: Vec<Vec<Vec<f64>>> = POWERS.iter().map(|nu| of(&network(*nu))).collect::<Result<_>>()?;
+        let values: Vec<[Vec<f64>; 2]> = curves.iter().map(|curves| measured(curves)).collect();
         for (k, panel) in panels.iter_mut().enumerate() {
             let of_seed = |seed: usize| values.iter().map(|v| shown(k, v[k][seed])).collect();
             let seeds: Vec<Vec<f64>> = (0..values[0][k].len()).map(of_seed).collect();
             *panel = panel.clone().line(Line::mean(name, POWERS, &seeds).color(color).markers());
         }
-        for (panel, nu) in positions.iter_mut().zip([0, POWERS[3]]) {
-            *panel = panel.clone().line(Line::mean(name, 1..=TOKENS, &curves(&all, &of(nu), &pieces)?).color(color));
+        for (panel, curves) in positions.iter_mut().zip([&curves[0], &curves[POWERS.len() - 1]]) {
+            *panel = panel.clone().line(Line::mean(name, 1..=TOKENS, curves).color(color));
         }
         table.insert(kind, values.iter().map(|v| v.each_ref().map(|v| mean(v))).collect::<Vec<_>>());
     }
-    let softmax = measured("softmax1")?.map(|values| mean(&values));
+    let softmax = measured(&of("softmax1")?).map(|values| mean(&values));
     let panels = panels.into_iter().enumerate().map(|(k, panel)| panel.hline(shown(k, softmax[k]), "softmax"));
     let figure = Figure::new(id, "One layer on features of queries and keys")
         .caption(caption(
