@@ -934,6 +934,7 @@ fn sequences_and_their_models_refuse_what_they_cannot_use() {
     let features = |mixer, features| init(Architecture::constructed(3, vec![Layer { mixer, features, ..layer }]));
     refuses("features", &["features", "softmax"], || features(Mixer::Softmax, 1));
     refuses("features", &["features"], || features(Mixer::Linear, usize::MAX / 4));
+    refuses("more features than there are", &["features", "at most 7"], || features(Mixer::Linear, 8));
     refuses("features", &["features"], || features(Mixer::Delta { implicit: false }, 1 << 30));
     refuses("standard deviation", &["standard deviation"], || SequenceTransformer::init(a.clone(), NAN, 0));
     refuses("parameters", &["parameters"], || SequenceTransformer::from_values(a.clone(), &[0.0; 3]));
@@ -951,6 +952,13 @@ fn sequences_and_their_models_refuse_what_they_cannot_use() {
     refuses("head", &["layer and head"], || model.projected_value(0, 2));
     refuses("lambda of a linear layer", &["ln_lambda"], || model.lambdas(0));
     refuses("layers", &["layers", "at most 1"], || model.truncated(2));
+    for layer in [Layer { unit: true, ..layer }, Layer { mixer: Mixer::Softmax, ..layer }] {
+        let other = init(Architecture::constructed(3, vec![layer])).unwrap();
+        let all = mesa::weights::products(&other).unwrap();
+        refuses("products of other layers", &["layer", "linear attention"], || {
+            mesa::weights::with_products(&other, &all)
+        });
+    }
     refuses("matrix", &["layer0.query"], || model.matrix("query"));
     refuses("matrix", &["[8, 12]"], || model.set_matrix("layer0.query", &Matrix::identity(2)));
 

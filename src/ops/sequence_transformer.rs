@@ -86,7 +86,7 @@ pub struct Layer {
     /// about, hard-coded (`mesa` Fig. 26).
     #[serde(default)]
     pub shift: bool,
-    /// ν of the DPFP features of queries and keys (Schlag, Irie and Schmidhuber, 2021): 2 key ν products of rectified
+    /// ν < 2 key of the DPFP features of queries and keys (Schlag, Irie and Schmidhuber, 2021): 2 key ν products of rectified
     /// channels, made before the scaling to norm 1; none if 0. Not for softmax attention.
     #[serde(default)]
     pub features: usize,
@@ -163,7 +163,7 @@ impl Architecture {
     ///
     /// # Errors
     /// [`Error::Invalid`] for sizes of 0, matrices that do not fit in memory, a residual stream that does not hold the input or the output, a γ outside
-    /// (0, 1], features in a layer of softmax attention, or a clip that is not positive.
+    /// (0, 1], features in a layer of softmax attention or with ν ≥ 2 key, or a clip that is not positive.
     pub fn check(&self) -> Result<()> {
         for (what, value) in [("input channels", self.input), ("width", self.width), ("output channels", self.output)] {
             if value == 0 {
@@ -196,6 +196,10 @@ impl Architecture {
                     return Err(Error::invalid("features", layer.features, "0 in a layer of softmax attention"));
                 }
                 let (what, of_head) = ("features of queries and keys", [2, layer.key, layer.features]);
+                if layer.features >= layer.key.saturating_mul(2) {
+                    let expected = format!("ν of at most {}, twice the key channels less one", 2 * layer.key - 1);
+                    return Err(Error::invalid(what, layer.features, expected));
+                }
                 array_len::<Lanes<f64>>(what, &[&[layer.heads], &of_head[..]].concat())?;
                 if layer.mixer.scalar().is_some() {
                     // What goes from token to token: no matrix of a head is larger.
@@ -976,7 +980,7 @@ impl<T: OnLanes> Kernel<T> for Features<'_, T> {
         let size = 2 * self.key;
         for (x, to) in self.from.chunks(self.key).zip(self.to.chunks_mut(size * self.powers)) {
             for (j, to) in to.chunks_mut(size).enumerate() {
-                let back = (j + 1) % size;
+                let back = j + 1;
                 for (i, to) in to.iter_mut().enumerate() {
                     let other = if i < back { i + size - back } else { i - back };
                     rectified::<T, V>(x, i).mul(rectified(x, other)).store(to);
@@ -1006,7 +1010,7 @@ impl<T: OnLanes> Kernel<T> for FeaturesAdjoint<'_, T> {
             let slope = |i: usize| {
                 let mut sum = V::splat(T::default());
                 for (j, e) in slopes.chunks(size).enumerate() {
-                    let by = (j + 1) % size;
+                    let by = j + 1;
                     let before = if i < by { i + size - by } else { i - by };
                     let behind = if i + by < size { i + by } else { i + by - size };
                     sum = sum.add_mul(V::load(&e[i]), rectified(x, before));

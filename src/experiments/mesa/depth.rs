@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::kernels::RIDGE;
 use super::one_layer::{compress, mean, product_panel};
-use super::probes::{Target, probe};
+use super::probes::{Scores, Target, probe, probe_each};
 use super::recipes::{self, SMALL, Trained};
 use super::weights::{block_fraction, products};
 use crate::algorithms::sequences::{
@@ -188,43 +188,52 @@ pub(super) fn shades(count: usize) -> Vec<Color> {
         .collect()
 }
 
-/// The two panels of a probe, absolute and relative, and the scores of all runs, trained and at their start.
-pub(super) fn probing(
-    id: &str,
-    title: &str,
-    caption: &str,
-    runs: &[&Trained],
-    target: &Target,
-    settings: &Settings<'_>,
-) -> Result<(Figure, Vec<super::probes::Scores>, Vec<super::probes::Scores>)> {
+/// The scores of all runs from t = 2 on, before which there is no pair, `[target][run]`.
+fn probed(runs: &[&Trained], targets: &[Target], settings: &Settings<'_>) -> Result<Vec<Vec<Scores>>> {
     let run = runs.first().ok_or_else(|| Error::invalid("runs", 0, "at least 1"))?;
     let sequences = sample(run, settings)?;
-    // Before t = 2 there is no pair, and nothing is preconditioned.
     let tokens: Vec<usize> = (1..sequences.tokens()).collect();
-    let scores: Vec<_> =
-        runs.iter().map(|run| probe(&run.model, run, &sequences, target, &tokens)).collect::<Result<_>>()?;
-    let untrained: Vec<_> = runs
-        .iter()
-        .map(|run| {
-            let start = SequenceTransformer::init(run.protocol.architecture.clone(), run.protocol.init, run.seed)?;
-            probe(&start, run, &sequences, target, &[sequences.tokens() - 1])
-        })
-        .collect::<Result<_>>()?;
-    let names = stream_names(run.protocol.architecture.layers.len());
-    let t: Vec<usize> = tokens.iter().map(|t| t + 1).collect();
+    let mut all = vec![Vec::with_capacity(runs.len()); targets.len()];
+    for run in runs {
+        let scores = probe_each(&run.model, run, &sequences, targets, &tokens)?;
+        all.iter_mut().zip(scores).for_each(|(all, scores)| all.push(scores));
+    }
+    Ok(all)
+}
+
+/// The scores of all runs as they were before their training, at the last token.
+fn probed_at_start(runs: &[&Trained], target: &Target, settings: &Settings<'_>) -> Result<Vec<Scores>> {
+    let of = |run: &&Trained| {
+        let sequences = sample(run, settings)?;
+        let start = SequenceTransformer::init(run.protocol.architecture.clone(), run.protocol.init, run.seed)?;
+        probe(&start, run, &sequences, target, &[sequences.tokens() - 1])
+    };
+    runs.iter().map(of).collect()
+}
+
+/// The two panels of a probe, absolute and relative: a line a layer, the means over all runs.
+fn probe_panels(scores: &[Scores]) -> [Panel; 2] {
     let mut absolute = Panel::new("as in the paper").x(Axis::linear("token t")).y(Axis::log("probe loss, held out"));
     let mut relative = Panel::new("relative to the target's variance")
         .x(Axis::linear("token t"))
         .y(Axis::log("relative error, held out"));
-    for (l, (name, color)) in names.iter().zip(shades(names.len())).enumerate() {
-        let of = |f: fn(&super::probes::Scores) -> &Vec<Vec<f64>>| -> Vec<Vec<f64>> {
-            scores.iter().map(|s| f(s)[l].clone()).collect()
+    let streams = scores.first().map_or(0, |s| s.relative.len());
+    for (l, (name, color)) in stream_names(streams.saturating_sub(1)).iter().zip(shades(streams)).enumerate() {
+        let line = |of: fn(&Scores) -> &Vec<Vec<f64>>| {
+            let curves: Vec<Vec<f64>> = scores.iter().map(|s| of(s)[l].clone()).collect();
+            let t: Vec<usize> = (2..).take(curves[0].len()).collect();
+            Line::mean(name, &t, &curves).color(color)
         };
-        absolute = absolute.line(Line::mean(name, &t, &of(|s| &s.absolute)).color(color));
-        relative = relative.line(Line::mean(name, &t, &of(|s| &s.relative)).color(color));
+        absolute = absolute.line(line(|s| &s.absolute));
+        relative = relative.line(line(|s| &s.relative));
     }
-    let figure = Figure::new(id, title).caption(caption).panel(absolute).panel(relative);
-    Ok((figure, scores, untrained))
+    [absolute, relative]
+}
+
+/// [`probed`] for one target, and its [`probe_panels`].
+fn probing(runs: &[&Trained], target: Target, settings: &Settings<'_>) -> Result<([Panel; 2], Vec<Scores>)> {
+    let scores = probed(runs, &[target], settings)?.concat();
+    Ok((probe_panels(&scores), scores))
 }
 
 const PROBES: &str = "A linear probe a layer and token, fitted on half of the sequences and scored on the other half (the authors score \
@@ -239,9 +248,10 @@ pub fn target(settings: &Settings<'_>) -> Result<Reproduction> {
     let caption = format!("LSA-6, n = 5, T = 25, {}. {PROBES}", seeds(runs.len()));
     let title = "The next state becomes linearly decodable, layer by layer";
     let all: Vec<&Trained> = runs.iter().collect();
-    let (figure, scores, _) = probing("mesa.fig4e", title, &caption, &all, &Target::Next, settings)?;
+    let (panels, scores) = probing(&all, Target::Next, settings)?;
+    let figure = Figure::new("mesa.fig4e", title).caption(caption).panels(panels);
     let last = SMALL.1 - 2;
-    let falls = |s: &super::probes::Scores| s.relative.windows(2).filter(|w| w[1][last] < w[0][last]).count() as f64;
+    let falls = |s: &Scores| s.relative.windows(2).filter(|w| w[1][last] < w[0][last]).count() as f64;
     let claims = Claims::new()
         .at_most(
             "mesa.fig4e.last",
@@ -273,15 +283,16 @@ pub fn preconditioned(settings: &Settings<'_>) -> Result<Reproduction> {
     let target = Target::Preconditioned(InverseSeries::authors("linear", Pairing::All)?);
     let all: Vec<&Trained> = runs.iter().collect();
     let title = "Layers precondition the state before they regress";
-    let (figure, scores, untrained) = probing("mesa.fig4f", title, &caption, &all, &target, settings)?;
-    let claims = preconditioning_claims("mesa.fig4f", &target, &scores, &untrained);
+    let (panels, scores) = probing(&all, target.clone(), settings)?;
+    let figure = Figure::new("mesa.fig4f", title).caption(caption).panels(panels);
+    let claims = preconditioning_claims("mesa.fig4f", &target, &scores, &probed_at_start(&all, &target, settings)?);
     let config = json!({ "checkpoint": "mesa-linear", "tokens": SMALL.1 });
     Ok(Reproduction { figure, claims, config })
 }
 
 /// The last layer's relative error over the input's at the last token, the mean over seeds.
-pub(super) fn end_ratio(scores: &[super::probes::Scores]) -> f64 {
-    let ratio = |s: &super::probes::Scores| {
+pub(super) fn end_ratio(scores: &[Scores]) -> f64 {
+    let ratio = |s: &Scores| {
         let end = s.relative[0].len() - 1;
         s.relative.last().map_or(f64::NAN, |l| l[end]) / s.relative[0][end]
     };
@@ -289,17 +300,12 @@ pub(super) fn end_ratio(scores: &[super::probes::Scores]) -> f64 {
 }
 
 /// The least relative error over layers against the input's, at the last token, trained and at the start of training.
-pub(super) fn preconditioning_claims(
-    id: &str,
-    target: &Target,
-    scores: &[super::probes::Scores],
-    untrained: &[super::probes::Scores],
-) -> Claims {
-    let gain = |s: &super::probes::Scores| {
+pub(super) fn preconditioning_claims(id: &str, target: &Target, scores: &[Scores], untrained: &[Scores]) -> Claims {
+    let gain = |s: &Scores| {
         let at = s.relative[0].len() - 1;
         s.relative[1..].iter().map(|l| l[at]).least() / s.relative[0][at]
     };
-    let all = |s: &[super::probes::Scores]| mean(&s.iter().map(gain).collect::<Vec<_>>());
+    let all = |s: &[Scores]| mean(&s.iter().map(gain).collect::<Vec<_>>());
     Claims::new()
         .at_most(
             format!("{id}.layers"),
@@ -313,11 +319,11 @@ pub(super) fn preconditioning_claims(
 /// Softmax layers probed for the next state and for a preconditioned one.
 pub(super) struct LayerByLayer {
     /// The panels for the next state, absolute and relative.
-    pub(super) next: Figure,
+    pub(super) next: [Panel; 2],
     /// Those for the preconditioned one.
-    pub(super) inner: Figure,
+    pub(super) inner: [Panel; 2],
     /// The scores of all runs for the next state.
-    pub(super) scores: Vec<super::probes::Scores>,
+    pub(super) scores: Vec<Scores>,
     pub(super) claims: Claims,
 }
 
@@ -329,16 +335,17 @@ pub(super) fn layer_by_layer(
     target: &Target,
     settings: &Settings<'_>,
 ) -> Result<LayerByLayer> {
-    let (next, scores, _) = probing("", "", "", runs, &Target::Next, settings)?;
-    let (inner, preconditioned, untrained) = probing("", "", "", runs, target, settings)?;
+    let mut all = probed(runs, &[Target::Next, target.clone()], settings)?;
+    let (preconditioned, scores) = (all.remove(1), all.remove(0));
     let mut claims = Claims::new().at_most(
         next_id,
         "at t = T the last layer's error for s_{t+1} is a small share of the input's",
         end_ratio(&scores),
         0.1,
     );
+    let untrained = probed_at_start(runs, target, settings)?;
     claims.extend(preconditioning_claims(inner_id, target, &preconditioned, &untrained));
-    Ok(LayerByLayer { next, inner, scores, claims })
+    Ok(LayerByLayer { next: probe_panels(&scores), inner: probe_panels(&preconditioned), scores, claims })
 }
 
 /// The median share of the heads' products that is in multiples of the identity.
@@ -408,8 +415,7 @@ pub fn fixed(settings: &Settings<'_>) -> Result<Reproduction> {
         .line(Line::new("GD, 1 step", &t, &gd).color(Color::BLACK).dashed());
     let six = of(&runs, "lsa6")?;
     let target = Target::Preconditioned(InverseSeries::authors("linear", Pairing::All)?);
-    let (probes, scores, _) = probing("", "", "", &six, &target, settings)?;
-    let mut probe_panel = probes.panels[1].clone();
+    let ([_, mut probe_panel], scores) = probing(&six, target, settings)?;
     probe_panel.title = "probe for the preconditioned state, LSA-6".to_owned();
     let shares = runs.iter().filter(|r| r.network == "lsa6").map(fractions).collect::<Result<Vec<_>>>()?.concat();
     let figure = Figure::new("mesa.fig12", "One fixed teacher: it is memorised, and no mesa-optimiser appears")
@@ -475,8 +481,7 @@ pub fn contracting(settings: &Settings<'_>) -> Result<Reproduction> {
     // The ridge of the authors' probe for these dynamics.
     let target =
         Target::Preconditioned(InverseSeries { ridge: 4.0 / 3.0, ..InverseSeries::authors("linear", Pairing::All)? });
-    let (probes, scores, _) = probing("", "", "", &six, &target, settings)?;
-    let mut probe_panel = probes.panels[1].clone();
+    let ([_, mut probe_panel], scores) = probing(&six, target, settings)?;
     probe_panel.title = "B: probe for the preconditioned state, LSA-6".to_owned();
     let figure = Figure::new("mesa.fig11", "Contracting dynamics: the same conclusions, in the mean over tokens")
         .caption(format!(

@@ -250,6 +250,7 @@ pub fn layers(settings: &Settings<'_>) -> Result<Reproduction> {
     let series = InverseSeries::authors("linear", Pairing::All)?;
     let ids = ["mesa.full.next", "mesa.full.preconditioned"];
     let probed = layer_by_layer(ids, &all, &Target::Preconditioned(series), settings)?;
+    let ([next, _], [inner, _]) = (probed.next, probed.inner);
     let last = FULL.1 - 2;
     let theirs = stored("fig6a")?;
     claims.extend(probed.claims);
@@ -265,8 +266,8 @@ pub fn layers(settings: &Settings<'_>) -> Result<Reproduction> {
         ))
         .columns(3)
         .panel(binding)
-        .panel(beside(probed.next.panels[0].clone(), "Figure 6A: the next state", &theirs))
-        .panel(beside(probed.inner.panels[0].clone(), "Figure 6B: the preconditioned state", &stored("fig6b")?))
+        .panel(beside(next, "Figure 6A: the next state", &theirs))
+        .panel(beside(inner, "Figure 6B: the preconditioned state", &stored("fig6b")?))
         .panels(sensitivities);
     Ok(Reproduction { figure, claims, config })
 }

@@ -200,7 +200,7 @@ pub fn layers(settings: &Settings<'_>) -> Result<Reproduction> {
     let all: Vec<&Trained> = runs.iter().collect();
     let series = InverseSeries::authors("linear", Pairing::All)?;
     let probed = layer_by_layer(["mesa.fig6a.last", "mesa.fig6b"], &all, &Target::Preconditioned(series), settings)?;
-    let mut panels = [probed.next.panels[1].clone(), probed.inner.panels[1].clone()];
+    let mut panels = [probed.next, probed.inner].map(|[_, relative]| relative);
     panels[0].title = "A: the next state".to_owned();
     panels[1].title = "B: the preconditioned state".to_owned();
     let figure = Figure::new("mesa.fig6ab", "The softmax transformer too goes step by step")

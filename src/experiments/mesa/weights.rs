@@ -1,10 +1,10 @@
 //! Reading trained weights: products W_Kᵀ W_Q and P W_V by blocks of a token's channels, their compression to multiples of
 //! the identity, and models made of products.
 
-use crate::Result;
 use crate::linalg::Matrix;
 use crate::models::SequenceTransformer;
-use crate::ops::sequence_transformer::{Architecture, Layer};
+use crate::ops::sequence_transformer::{Architecture, Layer, Mixer};
+use crate::{Error, Result};
 
 /// W_Kᵀ W_Q and P W_V of every head of every layer.
 pub type Products = Vec<Vec<[Matrix; 2]>>;
@@ -53,17 +53,40 @@ pub fn halfway(a: &Products, b: &Products) -> Products {
     a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(pair).collect()).collect()
 }
 
-/// The model whose heads have these products: W_Q holds W_Kᵀ W_Q, P holds P W_V, W_K and W_V are identities.
+/// The model of linear attention whose heads have these products: W_Q holds W_Kᵀ W_Q, P holds P W_V, W_K and W_V are
+/// identities. What else `model` has (an embedding, MLPs, a read-out) stays.
 ///
 /// # Errors
-/// As [`SequenceTransformer::set_matrix`].
+/// [`Error::Invalid`] for a layer whose heads are not their products: of another mixer, with positions, features or unit keys; as
+/// [`SequenceTransformer::set_matrix`].
+///
+/// ```
+/// use incontext::experiments::mesa::weights::{products, with_products};
+/// use incontext::prelude::*;
+/// let layer = Layer { mlp: Some(6), ..Layer::new(Mixer::Linear, 2, 4) };
+/// let model = SequenceTransformer::init(Architecture::embedded(3, 8, vec![layer; 2]), 0.3, 0)?;
+/// let same = with_products(&model, &products(&model)?)?;
+/// let tokens = Dynamics::linear(3, 6)?.sample(2, 0)?.inputs(TokenKind::States)?;
+/// let pairs = model.predict(&tokens)?.into_iter().zip(same.predict(&tokens)?);
+/// assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-5));
+/// # Ok::<(), incontext::Error>(())
+/// ```
 pub fn with_products(model: &SequenceTransformer, products: &Products) -> Result<SequenceTransformer> {
     let a = model.architecture();
+    let is_its_products = |l: &Layer| l.mixer == Mixer::Linear && !l.positions && !l.unit && l.features == 0;
+    if let Some(layer) = a.layers.iter().find(|l| !is_its_products(l)) {
+        let expected = "linear attention without positions, features and unit keys, whose heads are their products";
+        return Err(Error::invalid("layer", format!("{layer:?}"), expected));
+    }
     let width = a.width;
     let layers = a.layers.iter().map(|l| Layer { key: width, ..*l }).collect();
     let wide = Architecture { layers, ..a.clone() };
     let zeros = vec![0.0_f32; wide.parameters()];
     let mut out = SequenceTransformer::from_values(wide, &zeros)?;
+    let of_head = |name: &str| [".query", ".key", ".value", ".out"].iter().any(|end| name.ends_with(end));
+    for slot in a.slots().iter().filter(|slot| !of_head(&slot.name)) {
+        out.set_matrix(&slot.name, &model.matrix(&slot.name)?)?;
+    }
     for (l, heads) in products.iter().enumerate() {
         let channels = heads.len() * width;
         let of = |c: usize, j: usize, which: usize| {
