@@ -959,6 +959,11 @@ fn sequences_and_their_models_refuse_what_they_cannot_use() {
             mesa::weights::with_products(&other, &all)
         });
     }
+    let with = |heads: Vec<[Matrix; 2]>| mesa::weights::with_products(&model, &vec![heads]);
+    refuses("products of one head", &["[1]", "[2]"], || with(vec![[1, 2].map(|_| Matrix::identity(12))]));
+    refuses("products of another width", &["[3, 3]", "[12, 12]"], || {
+        with(vec![[1, 2].map(|_| Matrix::identity(3)), [1, 2].map(|_| Matrix::identity(12))])
+    });
     refuses("matrix", &["layer0.query"], || model.matrix("query"));
     refuses("matrix", &["[8, 12]"], || model.set_matrix("layer0.query", &Matrix::identity(2)));
 

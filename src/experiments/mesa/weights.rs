@@ -57,16 +57,17 @@ pub fn halfway(a: &Products, b: &Products) -> Products {
 /// identities. What else `model` has (an embedding, MLPs, a read-out) stays.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a layer whose heads are not their products: of another mixer, with positions, features or unit keys; as
-/// [`SequenceTransformer::set_matrix`].
+/// [`Error::Invalid`] for a layer whose heads are not their products: of another mixer, with positions, features or unit keys;
+/// [`Error::Shape`] for products that are not those of every head.
 ///
 /// ```
 /// use incontext::experiments::mesa::weights::{products, with_products};
+/// use incontext::ops::sequence_transformer::{Architecture, Layer, Mixer};
 /// use incontext::prelude::*;
 /// let layer = Layer { mlp: Some(6), ..Layer::new(Mixer::Linear, 2, 4) };
-/// let model = SequenceTransformer::init(Architecture::embedded(3, 8, vec![layer; 2]), 0.3, 0)?;
+/// let model = SequenceTransformer::init(Architecture::constructed(3, vec![layer; 2]), 0.3, 0)?;
 /// let same = with_products(&model, &products(&model)?)?;
-/// let tokens = Dynamics::linear(3, 6)?.sample(2, 0)?.inputs(TokenKind::States)?;
+/// let tokens = Dynamics::linear(3, 6)?.sample(2, 0)?.inputs(TokenKind::Constructed)?;
 /// let pairs = model.predict(&tokens)?.into_iter().zip(same.predict(&tokens)?);
 /// assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-5));
 /// # Ok::<(), incontext::Error>(())
@@ -79,6 +80,15 @@ pub fn with_products(model: &SequenceTransformer, products: &Products) -> Result
         return Err(Error::invalid("layer", format!("{layer:?}"), expected));
     }
     let width = a.width;
+    let expected: Vec<usize> = a.layers.iter().map(|l| l.heads).collect();
+    let given: Vec<usize> = products.iter().map(Vec::len).collect();
+    if given != expected {
+        return Err(Error::shape("products of every layer's heads", &given, format!("{expected:?}")));
+    }
+    let sizes = products.iter().flatten().flatten().map(|m| [m.rows(), m.cols()]);
+    if let Some(given) = sizes.into_iter().find(|size| *size != [width; 2]) {
+        return Err(Error::shape("product of a head", &given, format!("[{width}, {width}]")));
+    }
     let layers = a.layers.iter().map(|l| Layer { key: width, ..*l }).collect();
     let wide = Architecture { layers, ..a.clone() };
     let zeros = vec![0.0_f32; wide.parameters()];
