@@ -760,6 +760,12 @@ fn kernels_and_their_models_refuse_what_they_cannot_use() {
         KernelTransformer::<f64>::functional_gradient_descent(&own, &[0.1], 4, &identity(5))
     });
     let model = init(2, 5, &[Activation::Exp], 0.1).unwrap();
+    refuses("the covariance of labels", &["labels", "one draw"], || {
+        model.whole_gradient(&task.prompts(4, Labels::Covariance, 0)?)
+    });
+    refuses("a gradient of another length", &["gradient", "[152]"], || {
+        KernelTransformer::<f32>::init(2, 5, &[Activation::Exp], ValueBlock::Free, 0.1, 0)?.gradients(&[0.0; 151])
+    });
     refuses("prompts of another dimension", &["dimension"], || {
         let other = KernelRegression::new(kernel.clone(), identity(3), 4)?;
         model.predict(&other.sample(2, 0)?)

@@ -185,6 +185,106 @@ fn the_loss_over_labels_is_the_quadratic_form_and_its_gradient_is_right() {
     }
 }
 
+/// The loss of the authors' formulation, written out: whole matrices P, Q and K of (d+1)² entries, `[layers, heads, 3, (d+1)²]`, on tokens
+/// z = (x, y) with the query's label hidden.
+fn of_whole_matrices(whole: &[f64], activations: &[Activation], x: &[f64], y: &[f64], n: usize, d: usize) -> f64 {
+    let (tokens, side) = (n + 1, d + 1);
+    let mut sum = 0.0;
+    for (x, y) in x.chunks(tokens * d).zip(y.chunks(tokens)) {
+        let slot = |j: usize, c: usize| {
+            if c < d {
+                x[j * d + c]
+            } else if j < n {
+                y[j]
+            } else {
+                0.0
+            }
+        };
+        let mut z: Vec<Vec<f64>> = (0..tokens).map(|j| (0..side).map(|c| slot(j, c)).collect()).collect();
+        for heads in whole.chunks(activations.len() * 3 * side * side) {
+            let before = z.clone();
+            for (head, activation) in heads.chunks(3 * side * side).zip(activations) {
+                let times = |m: usize, v: &[f64]| -> Vec<f64> {
+                    let row = |i: usize| (0..side).map(|k| head[(m * side + i) * side + k] * v[k]).sum();
+                    (0..side).map(row).collect()
+                };
+                let score = |i: usize, j: usize| -> f64 {
+                    times(1, &before[i]).iter().zip(times(2, &before[j])).map(|(a, b)| a * b).sum()
+                };
+                for j in 0..tokens {
+                    let scores: Vec<f64> = (0..n).map(|i| score(i, j)).collect();
+                    let all: f64 = scores.iter().map(|s| s.exp()).sum();
+                    for i in 0..n {
+                        let h = match activation {
+                            Activation::Linear => scores[i],
+                            Activation::Relu => scores[i].max(0.0),
+                            Activation::Exp => scores[i].exp(),
+                            Activation::Softmax => scores[i].exp() / all,
+                            Activation::Own(_) => scores[i].tanh(),
+                        };
+                        z[j].iter_mut().zip(times(0, &before[i])).for_each(|(z, v)| *z += h * v / n as f64);
+                    }
+                }
+            }
+        }
+        sum += (z[n][d] + y[n]).powi(2);
+    }
+    sum / (y.len() / tokens) as f64
+}
+
+#[test]
+fn the_whole_gradient_is_that_of_whole_matrices_with_entries_held_at_zero() {
+    let (n, d, batch) = (4, 3, 5);
+    let (dd, side) = (d * d, d + 1);
+    for activations in
+        [&[Activation::Exp][..], &[Activation::Linear], &[Activation::Softmax, Activation::Linear], &[tanh()]]
+    {
+        for layers in [1, 3] {
+            let heads = layers * activations.len();
+            let values = random(9, heads * (3 * dd + 1), 0.7);
+            let model =
+                KernelTransformer::from_values(values.clone(), layers, d, activations, ValueBlock::Free).unwrap();
+            let (x, y) = (random(10, batch * (n + 1) * d, 1.0), random(11, batch * (n + 1), 1.0));
+            let prompts = KernelPrompts::<f64>::sampled(n, d, &x, &y).unwrap();
+            let whole = model.whole_gradient(&prompts).unwrap();
+            let (loss, gradients) = model.loss_and_gradient(&prompts).unwrap();
+            assert_eq!((whole.loss, &whole.free), (loss, &gradients.get(&model.params).as_vec()));
+
+            let mut matrices = vec![0.0; heads * 3 * side * side];
+            for (matrices, head) in matrices.chunks_mut(3 * side * side).zip(values.chunks(3 * dd + 1)) {
+                for k in 0..3 * dd {
+                    matrices[(k / dd * side + k % dd / d) * side + k % d] = head[k];
+                }
+                matrices[side * side - 1] = head[3 * dd];
+            }
+            let loss = |m: &[f64]| of_whole_matrices(m, activations, &x, &y, n, d);
+            assert!((loss(&matrices) - whole.loss).abs() < 1e-12 * (1.0 + whole.loss));
+            let (h, mut found) = (1e-5, [0, 0]);
+            for k in 0..matrices.len() {
+                let at = |step: f64| {
+                    let mut moved = matrices.clone();
+                    moved[k] += step;
+                    loss(&moved)
+                };
+                let numeric = (at(h) - at(-h)) / (2.0 * h);
+                let (head, m) = (k / (3 * side * side), k / (side * side) % 3);
+                let (i, j) = (k / side % side, k % side);
+                let held = |which: usize, c: usize| whole.held[head * 4 * d + which * d + c];
+                let expected = match (m, i < d, j < d) {
+                    (_, true, true) => whole.free[head * (3 * dd + 1) + m * dd + i * d + j],
+                    (0, false, false) => whole.free[head * (3 * dd + 1) + 3 * dd],
+                    (0, false, true) => held(0, j),
+                    (_, true, false) => held(m + 1, i),
+                    _ => 0.0,
+                };
+                assert!((numeric - expected).abs() < 1e-7 * (1.0 + numeric.abs()), "{k}: {numeric} {expected}");
+                found[usize::from(!(i < d && j < d) && numeric.abs() > 1e-3)] += 1;
+            }
+            assert!(found[1] > heads * d, "entries held at 0 with a gradient: {found:?}");
+        }
+    }
+}
+
 #[test]
 fn single_precision_is_the_same_function() {
     let task = task(5, 14);
@@ -207,6 +307,10 @@ fn single_precision_is_the_same_function() {
     let (exact, exact_gradients) = wide.loss_and_gradient(&x64).unwrap();
     assert!((loss / exact - 1.0).abs() < 1e-4, "{loss} {exact}");
     let gradient: Vec<f64> = gradients.get(&narrow.params).as_vec().iter().map(|v| f64::from(*v)).collect();
+    assert_eq!(
+        narrow.gradients(&gradient).unwrap().get(&narrow.params).as_vec(),
+        gradients.get(&narrow.params).as_vec()
+    );
     assert_close(&gradient, &exact_gradients.get(&wide.params).as_vec(), 1e-3, "gradient");
 }
 

@@ -9,7 +9,8 @@ use crate::error::{all_finite, array_len};
 use crate::linalg::Matrix;
 use crate::ops::kernel_prompts::KernelPrompts;
 use crate::ops::kernel_transformer::{
-    Activation, Fused, Heads, Params, Residuals, ValueBlock, kernel_transformer, kernel_transformer_loss,
+    Activation, Fused, Heads, Params, Residuals, ValueBlock, WholeGradient, kernel_transformer,
+    kernel_transformer_loss, kernel_transformer_whole_gradient,
 };
 use crate::rng::stream;
 use crate::tasks::{Covariance, Kernel, Profile, Prompts};
@@ -219,6 +220,15 @@ where
         Ok((value, gradients))
     }
 
+    /// The loss for sampled labels and its gradient, also in the entries that the authors' code holds at 0.
+    ///
+    /// # Errors
+    /// As [`KernelTransformer::residuals`]; [`Error::Invalid`] for prompts with the covariance of their labels.
+    pub fn whole_gradient(&self, prompts: &KernelPrompts<E>) -> Result<WholeGradient> {
+        self.check_dim(prompts.dim())?;
+        kernel_transformer_whole_gradient(&self.heads, prompts, &self.params)
+    }
+
     /// A of layer `layer`, head `head`, d x d. In the last layer it has no effect.
     ///
     /// # Errors
@@ -288,6 +298,22 @@ where
         } else {
             Err(Error::shape("dimension d", &[given], format!("the model's {}", self.dim)))
         }
+    }
+}
+
+impl KernelTransformer<f32> {
+    /// `gradient` in the parameters `[layers, heads, 3d² + 1]`, as optimisers read it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it has another number of entries.
+    pub fn gradients(&self, gradient: &[f64]) -> Result<Gradients<f32, Cpu>> {
+        let mut gradients = Gradients::leaky();
+        let into = gradients.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
+        if into.len() != gradient.len() {
+            return Err(Error::shape("gradient of the model", &[gradient.len()], format!("[{}]", into.len())));
+        }
+        into.iter_mut().zip(gradient).for_each(|(to, g)| *to = *g as f32);
+        Ok(gradients)
     }
 }
 

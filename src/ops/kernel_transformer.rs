@@ -98,14 +98,14 @@ pub enum ValueBlock {
 /// The scalars for which the op is compiled.
 pub trait Fused: Real {
     #[doc(hidden)]
-    fn passes(network: &Network<'_, Self>, prompts: &KernelPrompts<Self>, gradient: bool) -> Vec<Piece<Self>>;
+    fn passes(network: &Network<'_, Self>, prompts: &KernelPrompts<Self>, wanted: Wanted) -> Vec<Piece<Self>>;
 }
 
 macro_rules! fused {
     ($($t:ty),*) => {$(
         impl Fused for $t {
-            fn passes(network: &Network<'_, Self>, prompts: &KernelPrompts<Self>, gradient: bool) -> Vec<Piece<Self>> {
-                passes(network, prompts, gradient)
+            fn passes(network: &Network<'_, Self>, prompts: &KernelPrompts<Self>, wanted: Wanted) -> Vec<Piece<Self>> {
+                passes(network, prompts, wanted)
             }
         }
     )*};
@@ -139,17 +139,11 @@ pub fn kernel_transformer_loss<T: Fused, Tp: Tape<T, Cpu>>(
     let (params, mut tape) = params.split_tape();
     let values = params.as_vec();
     let core = Core::new(heads, prompts, *params.shape(), &values)?;
-    let pieces = T::passes(&core.network(heads), prompts, Tp::OWNS_TAPE);
-    let scale = 1.0 / prompts.len() as f64;
-    let loss = pieces.iter().flat_map(|p| &p.losses).map(Lanes::sum).sum::<f64>() * scale;
-    let out = device.tensor(T::of(loss));
+    let wanted = if Tp::OWNS_TAPE { Wanted::Gradient } else { Wanted::Weights };
+    let pieces = T::passes(&core.network(heads), prompts, wanted);
+    let out = device.tensor(T::of(mean_loss(&pieces, prompts.len())));
     if Tp::OWNS_TAPE {
-        let mut sum = vec![0.0; core.values.len()];
-        // Added up in the order of the pieces: the result does not depend on the number of threads.
-        for piece in &pieces {
-            sum.iter_mut().zip(&piece.gradient).for_each(|(s, v)| *s += v * scale);
-        }
-        let gradient = core.gradient(&values, &sum);
+        let gradient = core.gradient(&values, &mean_of(&pieces, prompts.len(), |p| &p.gradient));
         let output = out.clone();
         tape.add_backward_op(move |gradients| {
             let upstream = gradients.get_or_alloc_mut(&output)?.first().map_or(0.0, |e| e.f64());
@@ -159,6 +153,55 @@ pub fn kernel_transformer_loss<T: Fused, Tp: Tape<T, Cpu>>(
         });
     }
     Ok(out.put_tape(tape))
+}
+
+fn mean_loss<T: Real>(pieces: &[Piece<T>], prompts: usize) -> f64 {
+    pieces.iter().flat_map(|p| &p.losses).map(Lanes::sum).sum::<f64>() / prompts as f64
+}
+
+/// The mean over prompts of what the pieces have a sum of, added up in their order: it does not depend on the number of threads.
+fn mean_of<T>(pieces: &[Piece<T>], prompts: usize, of: impl Fn(&Piece<T>) -> &[f64]) -> Vec<f64> {
+    let scale = 1.0 / prompts as f64;
+    let mut sum = vec![0.0; pieces.first().map_or(0, |p| of(p).len())];
+    for piece in pieces {
+        sum.iter_mut().zip(of(piece)).for_each(|(s, v)| *s += v * scale);
+    }
+    sum
+}
+
+/// A loss and its gradient, also in those entries of the authors' matrices that are held at 0.
+///
+/// Their code has whole matrices P, Q and K of (d+1)² entries in the place of blockdiag(A, r), B and C, and sets what is outside the
+/// blocks to 0 after every step. There the gradient is odd in the labels: 0 in expectation, but not for sampled ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WholeGradient {
+    /// The loss, as [`kernel_transformer_loss`].
+    pub loss: f64,
+    /// Its gradient in the parameters, `[layers, heads, 3d² + 1]`.
+    pub free: Vec<f64>,
+    /// Its gradient in the entries held at 0, `[layers, heads, 4d]`: the last row of P and its last column, the last columns of Q
+    /// and K, of each the first d entries. (In all others that are held at 0 it is 0.)
+    pub held: Vec<f64>,
+}
+
+/// The loss for sampled labels and its whole gradient.
+///
+/// # Errors
+/// As [`kernel_transformer_loss`]; [`Error::Invalid`] for prompts with the covariance of their labels.
+pub fn kernel_transformer_whole_gradient<T: Fused>(
+    heads: &Heads,
+    prompts: &KernelPrompts<T>,
+    params: &Params<T>,
+) -> Result<WholeGradient> {
+    if prompts.labels() != Labels::Sampled {
+        return Err(Error::invalid("labels of the prompts", "their covariance", "one draw of each: Labels::Sampled"));
+    }
+    let values = params.as_vec();
+    let core = Core::new(heads, prompts, *params.shape(), &values)?;
+    let pieces = T::passes(&core.network(heads), prompts, Wanted::WholeGradient);
+    let of_core = mean_of(&pieces, prompts.len(), |p| &p.gradient);
+    let held = core.held(&values, &mean_of(&pieces, prompts.len(), |p| &p.held));
+    Ok(WholeGradient { loss: mean_loss(&pieces, prompts.len()), free: core.gradient(&values, &of_core), held })
 }
 
 /// What [`kernel_transformer`] tells of every prompt.
@@ -181,7 +224,7 @@ pub fn kernel_transformer<T: Fused>(
 ) -> Result<Residuals> {
     let values = params.as_vec();
     let core = Core::new(heads, prompts, *params.shape(), &values)?;
-    let pieces = T::passes(&core.network(heads), prompts, false);
+    let pieces = T::passes(&core.network(heads), prompts, Wanted::Weights);
     let (batch, tokens) = (prompts.len(), prompts.context() + 1);
     let losses = pieces.iter().flat_map(|p| &p.losses).flat_map(|l| l.0.map(|v| v.f64())).take(batch).collect();
     let tiles: Vec<&[Lanes<T>]> = pieces.iter().flat_map(|p| p.weights.chunks(tokens)).collect();
@@ -262,6 +305,35 @@ impl<T: Fused> Core<T> {
         debug_assert_eq!(out.len(), self.layers * self.heads * (3 * dd + 1));
         out
     }
+
+    /// The gradient in the entries held at 0 from that in P/n and QᵀK: of Q's last column it is C times that in the last row of
+    /// QᵀK, of K's B times that in the last column.
+    fn held(&self, values: &[T], core: &[f64]) -> Vec<f64> {
+        let d = self.dim;
+        let dd = d * d;
+        let scale = 1.0 / self.context as f64;
+        let mut out = Vec::with_capacity(core.len());
+        for (head, core) in values.chunks(3 * dd + 1).zip(core.chunks(4 * d)) {
+            let (b, c) = (&head[dd..2 * dd], &head[2 * dd..3 * dd]);
+            out.extend(core[..2 * d].iter().map(|v| v * scale));
+            for (matrix, slope) in [(c, &core[2 * d..3 * d]), (b, &core[3 * d..])] {
+                out.extend(matrix.chunks(d).map(|row| row.iter().zip(slope).map(|(m, v)| m.f64() * v).sum::<f64>()));
+            }
+        }
+        out
+    }
+}
+
+/// What is wanted of the passes.
+#[doc(hidden)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// g_0 of every prompt.
+    Weights,
+    /// The gradient in the parameters.
+    Gradient,
+    /// That in the entries held at 0 too; labels have to be sampled.
+    WholeGradient,
 }
 
 /// What the passes read of a model.
@@ -282,18 +354,19 @@ pub struct Piece<T> {
     losses: Vec<Lanes<T>>,
     weights: Vec<Lanes<T>>,
     gradient: Vec<f64>,
+    held: Vec<f64>,
 }
 
 /// Tiles in a piece of work: enough to pay for a task and its room, few enough for two threads on a batch of 256.
 const TILES: usize = 8;
 
-fn passes<T: Real>(network: &Network<'_, T>, prompts: &KernelPrompts<T>, gradient: bool) -> Vec<Piece<T>> {
+fn passes<T: Real>(network: &Network<'_, T>, prompts: &KernelPrompts<T>, wanted: Wanted) -> Vec<Piece<T>> {
     let (tokens, labels) = (prompts.context() + 1, prompts.labels());
     let stride = stride(tokens, prompts.dim(), labels);
     prompts
         .tiles()
         .par_chunks(TILES * stride)
-        .map(|tiles| dispatch(Pass { network: *network, tokens, labels, tiles, gradient }))
+        .map(|tiles| dispatch(Pass { network: *network, tokens, labels, tiles, wanted }))
         .collect()
 }
 
@@ -302,7 +375,7 @@ struct Pass<'a, T> {
     tokens: usize,
     labels: Labels,
     tiles: &'a [Lanes<T>],
-    gradient: bool,
+    wanted: Wanted,
 }
 
 impl<T: Real> Kernel<T> for Pass<'_, T> {
@@ -319,19 +392,27 @@ impl<T: Real> Pass<'_, T> {
     fn tiles<V: Vector<T>, const D: usize, const R: usize>(self) -> Piece<T> {
         let mut state = State::<T, D, R>::new(self.network, self.tokens);
         let stride = stride(self.tokens, self.network.dim, self.labels);
-        let mut gradient = vec![Lanes::zero(); if self.gradient { self.network.core.len() } else { 0 }];
-        let mut piece = Piece { losses: Vec::new(), weights: Vec::new(), gradient: Vec::new() };
+        let (core, wanted) = (self.network.core.len(), self.wanted);
+        let mut gradient = vec![Lanes::zero(); if wanted == Wanted::Weights { 0 } else { core }];
+        let heads = self.network.layers * self.network.activations.len();
+        let mut held =
+            vec![Lanes::zero(); if wanted == Wanted::WholeGradient { heads * 4 * self.network.dim } else { 0 }];
+        let mut piece = Piece { losses: Vec::new(), weights: Vec::new(), gradient: Vec::new(), held: Vec::new() };
         for tile in self.tiles.chunks(stride) {
             let (x, law) = tile.split_at(self.tokens * self.network.dim);
             state.forward::<V>(x);
             piece.losses.push(state.loss::<V>(law, self.labels));
-            if self.gradient {
-                state.backward::<V>(&mut gradient);
-            } else {
-                piece.weights.extend_from_slice(&state.g[..self.tokens]);
+            match wanted {
+                Wanted::Weights => piece.weights.extend_from_slice(&state.g[..self.tokens]),
+                Wanted::Gradient => state.backward::<V>(&mut gradient, None),
+                Wanted::WholeGradient => {
+                    state.slots::<V>(law);
+                    state.backward::<V>(&mut gradient, Some(&mut held));
+                }
             }
         }
         piece.gradient = gradient.iter().map(Lanes::sum).collect();
+        piece.held = held.iter().map(Lanes::sum).collect();
         piece
     }
 }
@@ -356,6 +437,9 @@ struct State<'a, T, const D: usize, const R: usize> {
     /// Adjoint of a column of H, and its scores.
     d_h: Vec<Lanes<T>>,
     scores: Vec<Lanes<T>>,
+    /// The label slots before every layer, `[layers, n+1]`, and twice the residual, if the whole gradient is wanted.
+    y: Vec<Lanes<T>>,
+    slope: Lanes<T>,
 }
 
 impl<'a, T: Real, const D: usize, const R: usize> State<'a, T, D, R> {
@@ -375,6 +459,8 @@ impl<'a, T: Real, const D: usize, const R: usize> State<'a, T, D, R> {
             d_x_next: zeros(moving * tokens * d),
             d_h: zeros(tokens - 1),
             scores: zeros(tokens - 1),
+            y: zeros(layers * tokens),
+            slope: Lanes::zero(),
         }
     }
 
@@ -497,9 +583,33 @@ impl<'a, T: Real, const D: usize, const R: usize> State<'a, T, D, R> {
         out
     }
 
-    /// Adds the gradient of this tile in the core parameters to `gradient`.
+    /// The label slots of sampled labels before every layer, the query's 0 before the first, and the residual.
     #[inline(always)]
-    fn backward<V: Vector<T>>(&mut self, gradient: &mut [Lanes<T>]) {
+    fn slots<V: Vector<T>>(&mut self, labels: &[Lanes<T>]) {
+        let (tokens, layers, heads) = (self.tokens, self.network.layers, self.network.activations.len());
+        let (n, width) = (tokens - 1, 2 * self.d() * self.d() + 1);
+        self.y[..n].copy_from_slice(&labels[..n]);
+        self.y[n] = Lanes::zero();
+        for l in 0..layers - 1 {
+            let (now, next) = self.y[l * tokens..].split_at_mut(tokens);
+            let next = &mut next[..tokens];
+            next.copy_from_slice(now);
+            for k in l * heads..(l + 1) * heads {
+                let r = V::splat(self.network.core[k * width + width - 1]);
+                for (j, next) in next.iter_mut().enumerate() {
+                    let sum = inner::<T, V>(&self.h[(k * tokens + j) * n..][..n], now);
+                    V::load(next).add_mul(r, sum).store(next);
+                }
+            }
+        }
+        let residual = inner::<T, V>(labels, &self.g[..tokens]);
+        residual.add(residual).store(&mut self.slope);
+    }
+
+    /// Adds the gradient of this tile in the core parameters to `gradient`, and that in the entries held at 0 (of P/n and QᵀK) to
+    /// `held`, for which [`State::slots`] has to be known.
+    #[inline(always)]
+    fn backward<V: Vector<T>>(&mut self, gradient: &mut [Lanes<T>], mut held: Option<&mut [Lanes<T>]>) {
         let (d, tokens, layers, heads) = (self.d(), self.tokens, self.network.layers, self.network.activations.len());
         let (n, dd) = (tokens - 1, d * d);
         let width = 2 * dd + 1;
@@ -587,6 +697,27 @@ impl<'a, T: Real, const D: usize, const R: usize> State<'a, T, D, R> {
                         }
                     }
                     add_outer::<T, V, D, R>(d, &d_w, &x_j, d_q);
+                    if let Some(held) = &mut held {
+                        let y = &self.y[l * tokens..][..tokens];
+                        let (h_y, s_y) = (inner::<T, V>(h, &y[..n]), inner::<T, V>(d_h, &y[..n]));
+                        let d_y = V::load(&self.slope).mul(V::load(&g_next[j]));
+                        let (row, rest) = held[k * 4 * d..][..4 * d].split_at_mut(d);
+                        let (column, rest) = rest.split_at_mut(d);
+                        let (queries, keys) = rest.split_at_mut(d);
+                        for c in 0..d {
+                            let mut h_x = V::splat(T::default());
+                            for i in 0..n {
+                                h_x = h_x.add_mul(V::load(&h[i]), V::load(&x[i * d + c]));
+                            }
+                            V::load(&row[c]).add_mul(d_y, h_x).store(&mut row[c]);
+                            if moves {
+                                let up = V::load(&self.d_x_next[j * d + c]);
+                                V::load(&column[c]).add_mul(up, h_y).store(&mut column[c]);
+                            }
+                            V::load(&queries[c]).add_mul(s_y, x_j[c]).store(&mut queries[c]);
+                            V::load(&keys[c]).add_mul(d_w[c], V::load(&y[j])).store(&mut keys[c]);
+                        }
+                    }
                     if inside {
                         let back = transposed_times::<T, V, D, R>(d, q, &d_w);
                         let d_x = &mut self.d_x[j * d..][..d];
@@ -601,6 +732,15 @@ impl<'a, T: Real, const D: usize, const R: usize> State<'a, T, D, R> {
             }
         }
     }
+}
+
+#[inline(always)]
+fn inner<T: Real, V: Vector<T>>(a: &[Lanes<T>], b: &[Lanes<T>]) -> V {
+    let mut sum = V::splat(T::default());
+    for (a, b) in a.iter().zip(b) {
+        sum = sum.add_mul(V::load(a), V::load(b));
+    }
+    sum
 }
 
 #[inline(always)]

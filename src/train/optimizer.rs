@@ -21,21 +21,13 @@ pub enum Clip {
     Global(f64),
     /// Every entry is limited to ± this: what the authors of `mesa` do.
     Element(f64),
-    /// Layer i (entry i of a tensor's first axis) is scaled to norm at most limit / (from − i)²: what the authors of `fgd`
-    /// do, with from = 9. Far below Adam's epsilon it makes Adam layer-wise normalised gradient descent.
-    Layers {
-        /// The limit.
-        limit: f64,
-        /// More than the number of layers.
-        from: u32,
-    },
 }
 
 impl Clip {
     fn check(&self) -> Result<()> {
         match *self {
             Clip::None => Ok(()),
-            Clip::Matrix(limit) | Clip::Global(limit) | Clip::Element(limit) | Clip::Layers { limit, .. } => {
+            Clip::Matrix(limit) | Clip::Global(limit) | Clip::Element(limit) => {
                 positive("limit of the clipping", limit)
             }
         }
@@ -49,17 +41,6 @@ impl Clip {
                 for (gradient, shape) in gradients.iter_mut().zip(shapes) {
                     let size: usize = shape.iter().rev().take(2).product();
                     gradient.chunks_mut(size.max(1)).for_each(|matrix| shrink(&mut [matrix], limit));
-                }
-            }
-            Clip::Layers { limit, from } => {
-                for (gradient, shape) in gradients.iter_mut().zip(shapes) {
-                    let layers = shape.first().copied().unwrap_or(1).max(1);
-                    for (i, layer) in gradient.chunks_mut((shape.iter().product::<usize>() / layers).max(1)).enumerate()
-                    {
-                        // Layers beyond `from` are limited as the last before it.
-                        let depth = f64::from(from) - i as f64;
-                        shrink(&mut [layer], limit / depth.max(1.0).powi(2));
-                    }
                 }
             }
             Clip::Global(limit) => {

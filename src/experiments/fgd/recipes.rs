@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use dfdx::prelude::{Cpu, Gradients};
 use rayon::prelude::*;
+use serde::Serialize;
 use serde_json::json;
 
 use crate::experiments::shipping::{self, Shipment};
@@ -38,6 +39,43 @@ pub enum Start {
     Shallower(Box<Protocol>),
 }
 
+/// The authors' clipping: the gradient of layer i is scaled to norm at most limit / (from − i)² (fgd.md section 0, item 2).
+///
+/// The norm is that of the whole gradient, also in entries that their code sets to 0 after every step. What it has there is the noise of
+/// sampled labels, and shortens the steps of what is free the more, the smaller the rest of the gradient has become.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct LayerClip {
+    /// The limit.
+    pub limit: f64,
+    /// More than the number of layers.
+    pub from: u32,
+}
+
+impl LayerClip {
+    /// Clips in place the gradient in the parameters, `[layers, …]`, of which `held` is the rest, `[layers, …]`.
+    ///
+    /// ```
+    /// use incontext::experiments::fgd::recipes::LayerClip;
+    /// let mut gradient = [0.4, 3.0, 0.1, 0.2];
+    /// LayerClip { limit: 1.0, from: 3 }.apply(&mut gradient, &[0.0, 4.0], 2);
+    /// // Layer 0: from a norm of 5.02 to 1/9; layer 1: 4.01 to 1/4.
+    /// assert!((gradient[1] - 3.0 / 9.0 / 25.16_f64.sqrt()).abs() < 1e-12 && (gradient[3] - 0.2 / 4.0 / 16.05_f64.sqrt()).abs() < 1e-12);
+    /// ```
+    pub fn apply(self, gradient: &mut [f64], held: &[f64], layers: usize) {
+        let (free, rest) = (gradient.len() / layers.max(1), held.len() / layers.max(1));
+        let square = |part: &[f64]| part.iter().map(|g| g * g).sum::<f64>();
+        for i in 0..layers {
+            let (layer, held) = (&mut gradient[i * free..][..free], &held[i * rest..][..rest]);
+            let norm = (square(layer) + square(held)).sqrt();
+            // Layers beyond `from` are limited as the last before it.
+            let limit = self.limit / (f64::from(self.from) - i as f64).max(1.0).powi(2);
+            if norm > limit {
+                layer.iter_mut().for_each(|g| *g *= limit / norm);
+            }
+        }
+    }
+}
+
 /// How one network is trained.
 #[derive(Clone, Debug)]
 pub struct Protocol {
@@ -61,6 +99,8 @@ pub struct Protocol {
     pub batch: usize,
     /// Steps for which a batch is kept.
     pub resample_every: u64,
+    /// What is done to gradients before the optimiser has them; labels have to be sampled for it.
+    pub layer_clip: Option<LayerClip>,
     /// The optimiser.
     pub adam: AdamConfig,
     /// The schedule of its rate.
@@ -102,13 +142,22 @@ impl Protocol {
             Start::Random => json!("random"),
             Start::Shallower(below) => below.describe(seed),
         };
-        json!({
+        let mut description = json!({
             "kernel": format!("{:?}", self.kernel), "heads": format!("{:?}", self.heads), "layers": self.layers,
             "values": format!("{:?}", self.values), "eigenvalues": self.eigenvalues, "n": self.context,
             "labels": format!("{:?}", self.labels), "batch": self.batch, "resample_every": self.resample_every,
             "adam": self.adam, "schedule": self.schedule, "steps": self.steps, "record_every": self.record_every,
             "init": INIT, "seed": seed, "start": start,
-        })
+        });
+        if let Some(clip) = self.layer_clip {
+            description["layer_clip"] = json!(clip);
+        }
+        description
+    }
+
+    /// How gradients are clipped, for a manifest.
+    fn clip(&self) -> String {
+        self.layer_clip.map_or_else(|| format!("{:?}", self.adam.clip), |clip| format!("{clip:?}"))
     }
 
     /// What the training starts from, for a manifest.
@@ -163,6 +212,7 @@ pub fn exact(kernel: Kernel, heads: &[Activation], layers: usize, context: usize
         labels: Labels::Covariance,
         batch: if linear { 1024 } else { 256 },
         resample_every: 4,
+        layer_clip: None,
         adam: AdamConfig { rate: 0.02, betas: [0.9, 0.98], clip: Clip::Global(1.0), ..AdamConfig::default() },
         schedule: Schedule::Cosine { warmup: 0 },
         steps: 1200,
@@ -189,26 +239,16 @@ pub fn deep(kernel: &Kernel, heads: &[Activation], layers: usize, context: usize
     protocol
 }
 
-/// The authors' optimiser with a step length of `rate` / (9 − i)² in layer i: AdamW after a clipping so far below its
-/// epsilon that it is layer-wise normalised gradient descent with momentum 0.9 (fgd.md section 0, item 2).
-pub fn normalised(rate: f64) -> AdamConfig {
-    AdamConfig {
-        rate,
-        betas: [0.9, 0.9],
-        weight_decay: 0.0,
-        clip: Clip::Layers { limit: 1e-8, from: 9 },
-        ..AdamConfig::default()
-    }
-}
-
 /// The authors' protocol as released: 30,000 prompts with sampled labels, drawn anew every tenth of 2,100 steps, recorded
-/// every 400 steps.
+/// every 400 steps. AdamW after a clipping so far below its epsilon is layer-wise normalised gradient descent with momentum 0.9
+/// and a step length of 0.1 / (9 − i)² in layer i (fgd.md section 0, item 2).
 pub fn authors(kernel: Kernel, heads: &[Activation], layers: usize, context: usize) -> Protocol {
     Protocol {
         labels: Labels::Sampled,
         batch: 30_000,
         resample_every: 10,
-        adam: normalised(0.1),
+        layer_clip: Some(LayerClip { limit: 1e-8, from: 9 }),
+        adam: AdamConfig { rate: 0.1, betas: [0.9, 0.9], weight_decay: 0.0, clip: Clip::None, ..AdamConfig::default() },
         schedule: Schedule::Constant,
         steps: 2100,
         record_every: Some(400),
@@ -246,7 +286,13 @@ impl Problem for Training {
                 self.task.prompts(self.protocol.batch, self.protocol.labels, seed)?
             }
         };
-        let result = self.model.loss_and_gradient(&batch);
+        let result = match self.protocol.layer_clip {
+            None => self.model.loss_and_gradient(&batch),
+            Some(clip) => self.model.whole_gradient(&batch).and_then(|mut whole| {
+                clip.apply(&mut whole.free, &whole.held, self.model.layers());
+                Ok((whole.loss, self.model.gradients(&whole.free)?))
+            }),
+        };
         self.batch = Some((block, batch));
         result
     }
@@ -588,7 +634,7 @@ fn train_recipe(id: &str, settings: &Settings<'_>, options: &TrainOptions) -> Re
         let (batch, steps) = (p.batch, p.steps);
         described.insert(
             run.name.clone(),
-            format!("{steps} steps of {batch} prompts, rate {rate}, clip {:?}, start: {}", p.adam.clip, p.start()),
+            format!("{steps} steps of {batch} prompts, rate {rate}, clip {}, start: {}", p.clip(), p.start()),
         );
         losses.insert(run.name.clone(), test.last().copied().unwrap_or(f64::NAN));
     }
