@@ -4,6 +4,7 @@
 //! each storage. The pickle is a program; here it can do nothing but build tuples, lists, dictionaries and tensors.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use incontext::models::pretrained::Tensors;
 
@@ -18,10 +19,12 @@ pub fn tensors(file: &[u8]) -> Outcome<Tensors> {
         .iter()
         .find_map(|(name, data)| Some((name.strip_suffix("data.pkl")?, *data)))
         .ok_or_else(|| refused("it has no data.pkl"))?;
-    let root = Machine { code: pickle, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() }.run()?;
-    let mut tensors = Tensors::new();
-    collect("", &root, &archive, folder, &mut tensors, 0)?;
-    if tensors.is_empty() { Err(refused("it holds no tensors")) } else { Ok(tensors) }
+    let mut machine = Machine::new(pickle);
+    let root = machine.run()?;
+    let mut found =
+        Collected { tensors: Tensors::new(), entries: 0, bytes: 0, most: file.len().saturating_mul(REPEATS) };
+    found.collect("", &root, &machine.containers, &archive, folder, 0)?;
+    if found.tensors.is_empty() { Err(refused("it holds no tensors")) } else { Ok(found.tensors) }
 }
 
 fn refused(why: impl std::fmt::Display) -> Trouble {
@@ -93,29 +96,58 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// What a pickle can build here.
+/// What a pickle can build here. A copy is a reference: containers are numbers of those that the machine holds.
 #[derive(Clone, Debug)]
 enum Value {
     None,
     Int(i64),
-    Text(String),
+    Text(Rc<str>),
     /// The name of a class or function.
-    Global(String),
-    Sequence(Vec<Value>),
-    Dictionary(Vec<(Value, Value)>),
-    Storage {
-        kind: String,
-        key: String,
-    },
-    Tensor {
-        kind: String,
-        key: String,
-        offset: usize,
-        shape: Vec<usize>,
-        strides: Vec<usize>,
-    },
+    Global(Rc<str>),
+    Sequence(usize),
+    Dictionary(usize),
+    Storage(Rc<Storage>),
+    Tensor(Rc<Tensor>),
     /// Anything else: optimiser settings and the like.
     Other,
+}
+
+#[derive(Debug)]
+struct Storage {
+    kind: Rc<str>,
+    key: Rc<str>,
+}
+
+#[derive(Debug)]
+struct Tensor {
+    storage: Rc<Storage>,
+    offset: usize,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+}
+
+/// The lists, tuples and dictionaries of a pickle. They refer to each other by number, so one that holds itself, or a million that
+/// hold each other, are as harmless as any.
+#[derive(Default)]
+struct Containers {
+    sequences: Vec<Vec<Value>>,
+    dictionaries: Vec<Vec<(Value, Value)>>,
+}
+
+impl Containers {
+    fn sequence(&mut self, items: Vec<Value>) -> Value {
+        self.sequences.push(items);
+        Value::Sequence(self.sequences.len() - 1)
+    }
+
+    fn dictionary(&mut self) -> Value {
+        self.dictionaries.push(Vec::new());
+        Value::Dictionary(self.dictionaries.len() - 1)
+    }
+
+    fn items(&self, value: &Value) -> Option<&[Value]> {
+        if let Value::Sequence(at) = value { self.sequences.get(*at).map(Vec::as_slice) } else { None }
+    }
 }
 
 /// The pickle's stack machine.
@@ -125,6 +157,14 @@ struct Machine<'a> {
     stack: Vec<Value>,
     marks: Vec<usize>,
     memo: HashMap<usize, Value>,
+    containers: Containers,
+}
+
+impl<'a> Machine<'a> {
+    fn new(code: &'a [u8]) -> Self {
+        let containers = Containers::default();
+        Machine { code, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), containers }
+    }
 }
 
 impl Machine<'_> {
@@ -138,11 +178,11 @@ impl Machine<'_> {
         Ok(self.take(bytes)?.iter().rev().fold(0, |n, b| n << 8 | usize::from(*b)))
     }
 
-    fn text(&mut self, len: usize) -> Outcome<String> {
-        Ok(String::from_utf8_lossy(self.take(len)?).into_owned())
+    fn text(&mut self, len: usize) -> Outcome<Rc<str>> {
+        Ok(String::from_utf8_lossy(self.take(len)?).into())
     }
 
-    fn line(&mut self) -> Outcome<String> {
+    fn line(&mut self) -> Outcome<Rc<str>> {
         let rest = self.code.get(self.at..).unwrap_or_default();
         let len = rest.iter().position(|b| *b == b'\n').ok_or_else(|| refused("its pickle ends too early"))?;
         let line = self.text(len)?;
@@ -160,26 +200,31 @@ impl Machine<'_> {
     }
 
     /// Puts pairs into the dictionary on top of the stack.
-    fn set(&mut self, items: Vec<Value>) -> Outcome<()> {
-        let items = shallow(items)?;
-        if let Some(Value::Dictionary(pairs)) = self.stack.last_mut() {
+    fn set(&mut self, items: Vec<Value>) {
+        if let Some(Value::Dictionary(at)) = self.stack.last()
+            && let Some(pairs) = self.containers.dictionaries.get_mut(*at)
+        {
             let mut items = items.into_iter();
             while let (Some(key), Some(value)) = (items.next(), items.next()) {
                 pairs.push((key, value));
             }
         }
-        Ok(())
     }
 
-    fn append(&mut self, items: Vec<Value>) -> Outcome<()> {
-        let items = shallow(items)?;
-        if let Some(Value::Sequence(list)) = self.stack.last_mut() {
+    fn append(&mut self, items: Vec<Value>) {
+        if let Some(Value::Sequence(at)) = self.stack.last()
+            && let Some(list) = self.containers.sequences.get_mut(*at)
+        {
             list.extend(items);
         }
-        Ok(())
     }
 
-    fn run(mut self) -> Outcome<Value> {
+    fn push_sequence(&mut self, items: Vec<Value>) {
+        let value = self.containers.sequence(items);
+        self.stack.push(value);
+    }
+
+    fn run(&mut self) -> Outcome<Value> {
         loop {
             let opcode = self.number(1)? as u8;
             match opcode {
@@ -226,34 +271,37 @@ impl Machine<'_> {
                     let text = self.text(len)?;
                     self.stack.push(Value::Text(text));
                 }
-                b'}' => self.stack.push(Value::Dictionary(Vec::new())),
-                b']' | b')' | b'\x8f' => self.stack.push(Value::Sequence(Vec::new())),
+                b'}' => {
+                    let value = self.containers.dictionary();
+                    self.stack.push(value);
+                }
+                b']' | b')' | b'\x8f' => self.push_sequence(Vec::new()),
                 b't' | b'l' => {
-                    let items = shallow(self.since_mark()?)?;
-                    self.stack.push(Value::Sequence(items));
+                    let items = self.since_mark()?;
+                    self.push_sequence(items);
                 }
                 b'\x85'..=b'\x87' => {
                     let len = usize::from(opcode - b'\x84');
                     let start =
                         self.stack.len().checked_sub(len).ok_or_else(|| refused("its pickle's stack is empty"))?;
-                    let items = shallow(self.stack.split_off(start))?;
-                    self.stack.push(Value::Sequence(items));
+                    let items = self.stack.split_off(start);
+                    self.push_sequence(items);
                 }
                 b'a' => {
                     let item = self.pop()?;
-                    self.append(vec![item])?;
+                    self.append(vec![item]);
                 }
                 b'e' | b'\x90' => {
                     let items = self.since_mark()?;
-                    self.append(items)?;
+                    self.append(items);
                 }
                 b's' => {
                     let (value, key) = (self.pop()?, self.pop()?);
-                    self.set(vec![key, value])?;
+                    self.set(vec![key, value]);
                 }
                 b'u' => {
                     let items = self.since_mark()?;
-                    self.set(items)?;
+                    self.set(items);
                 }
                 b'q' | b'r' => {
                     let key = self.number(if opcode == b'q' { 1 } else { 4 })?;
@@ -267,22 +315,23 @@ impl Machine<'_> {
                 }
                 b'c' => {
                     let (module, name) = (self.line()?, self.line()?);
-                    self.stack.push(Value::Global(format!("{module}.{name}")));
+                    self.stack.push(Value::Global(format!("{module}.{name}").into()));
                 }
                 b'\x93' => {
                     let (name, module) = (self.pop()?, self.pop()?);
                     let (Value::Text(name), Value::Text(module)) = (name, module) else {
                         return Err(refused("its pickle names a class by something else than text"));
                     };
-                    self.stack.push(Value::Global(format!("{module}.{name}")));
+                    self.stack.push(Value::Global(format!("{module}.{name}").into()));
                 }
                 b'Q' => {
                     let stored = self.pop()?;
-                    self.stack.push(storage(stored));
+                    self.stack.push(storage(&self.containers, &stored));
                 }
                 b'R' | b'\x81' => {
                     let (arguments, function) = (self.pop()?, self.pop()?);
-                    self.stack.push(call(&function, arguments));
+                    let made = call(&mut self.containers, &function, &arguments);
+                    self.stack.push(made);
                 }
                 b'b' => drop(self.pop()?),
                 other => return Err(refused(format!("its pickle has the instruction {other:#04x}"))),
@@ -290,64 +339,39 @@ impl Machine<'_> {
         }
     }
 
-    /// Keeps the top of the stack, unless it is a container of containers or a long one: `torch.save` recalls none, and a
-    /// file that doubles what it recalls would fill the memory.
     fn remember(&mut self, key: usize) {
-        let flat = |v: &Value| !matches!(v, Value::Sequence(_) | Value::Dictionary(_));
-        let Some(top) = self.stack.last() else { return };
-        let kept = match top {
-            Value::Sequence(items) if items.len() > DEPTH || !items.iter().all(flat) => Value::Other,
-            Value::Dictionary(pairs) if !pairs.is_empty() => Value::Other,
-            other => other.clone(),
-        };
-        self.memo.insert(key, kept);
-    }
-}
-
-/// Containers in containers, at most: to give back what is nested without end would overflow the stack.
-const NESTING: usize = 32;
-
-/// The items of a container, unless they are nested too deeply for another.
-fn shallow(items: Vec<Value>) -> Outcome<Vec<Value>> {
-    fn depth(value: &Value) -> usize {
-        match value {
-            Value::Sequence(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
-            Value::Dictionary(pairs) => 1 + pairs.iter().map(|(k, v)| depth(k).max(depth(v))).max().unwrap_or(0),
-            _ => 0,
+        if let Some(top) = self.stack.last() {
+            self.memo.insert(key, top.clone());
         }
-    }
-    if items.iter().all(|item| depth(item) < NESTING) {
-        Ok(items)
-    } else {
-        Err(refused("its pickle nests without end"))
     }
 }
 
 /// A persistent id: ("storage", class, key, device, length).
-fn storage(stored: Value) -> Value {
-    let Value::Sequence(parts) = stored else { return Value::Other };
-    match parts.as_slice() {
-        [Value::Text(tag), Value::Global(kind), Value::Text(key), ..] if tag == "storage" => {
-            Value::Storage { kind: kind.clone(), key: key.clone() }
+fn storage(containers: &Containers, stored: &Value) -> Value {
+    match containers.items(stored) {
+        Some([Value::Text(tag), Value::Global(kind), Value::Text(key), ..]) if &**tag == "storage" => {
+            Value::Storage(Rc::new(Storage { kind: kind.clone(), key: key.clone() }))
         }
         _ => Value::Other,
     }
 }
 
 /// The few functions that build tensors; any other gives nothing.
-fn call(function: &Value, arguments: Value) -> Value {
-    let (Value::Global(name), Value::Sequence(arguments)) = (function, arguments) else { return Value::Other };
+fn call(containers: &mut Containers, function: &Value, arguments: &Value) -> Value {
+    let Value::Global(name) = function else { return Value::Other };
+    if &**name == "collections.OrderedDict" {
+        return containers.dictionary();
+    }
     let sizes = |value: &Value| -> Option<Vec<usize>> {
-        let Value::Sequence(items) = value else { return None };
-        items.iter().map(|v| if let Value::Int(n) = v { usize::try_from(*n).ok() } else { None }).collect()
+        let items = containers.items(value).filter(|items| items.len() <= DEPTH)?.iter();
+        items.map(|v| if let Value::Int(n) = v { usize::try_from(*n).ok() } else { None }).collect()
     };
-    match (name.as_str(), arguments.as_slice()) {
-        ("collections.OrderedDict", _) => Value::Dictionary(Vec::new()),
+    match (&**name, containers.items(arguments).unwrap_or_default()) {
         ("torch._utils._rebuild_parameter", [tensor, ..]) => tensor.clone(),
-        ("torch._utils._rebuild_tensor_v2", [Value::Storage { kind, key }, Value::Int(offset), shape, strides, ..]) => {
+        ("torch._utils._rebuild_tensor_v2", [Value::Storage(storage), Value::Int(offset), shape, strides, ..]) => {
             match (usize::try_from(*offset), sizes(shape), sizes(strides)) {
                 (Ok(offset), Some(shape), Some(strides)) if shape.len() == strides.len() => {
-                    Value::Tensor { kind: kind.clone(), key: key.clone(), offset, shape, strides }
+                    Value::Tensor(Rc::new(Tensor { storage: storage.clone(), offset, shape, strides }))
                 }
                 _ => Value::Other,
             }
@@ -358,55 +382,74 @@ fn call(function: &Value, arguments: Value) -> Value {
 
 /// Dictionaries in dictionaries, and axes of a tensor: more than any state dictionary has.
 const DEPTH: usize = 16;
+/// Entries of dictionaries that are looked at, likewise.
+const ENTRIES: usize = 1 << 20;
+/// How many times its own size a file may unfold to: tensors may share their values.
+const REPEATS: usize = 16;
 
-fn collect(
-    prefix: &str,
-    value: &Value,
-    archive: &Archive<'_>,
-    folder: &str,
-    tensors: &mut Tensors,
-    depth: usize,
-) -> Outcome<()> {
-    match value {
-        Value::Dictionary(pairs) if depth < DEPTH => {
-            for (key, value) in pairs {
-                let Value::Text(key) = key else { continue };
-                let inside = matches!(value, Value::Dictionary(_));
-                let name = if inside && key == "model_state_dict" {
-                    prefix.to_owned()
-                } else if inside {
-                    format!("{prefix}{key}.")
-                } else {
-                    format!("{prefix}{key}")
-                };
-                collect(&name, value, archive, folder, tensors, depth + 1)?;
+/// What is collected from the dictionaries.
+struct Collected {
+    tensors: Tensors,
+    entries: usize,
+    bytes: usize,
+    /// Bytes at most.
+    most: usize,
+}
+
+impl Collected {
+    fn collect(
+        &mut self,
+        prefix: &str,
+        value: &Value,
+        containers: &Containers,
+        archive: &Archive<'_>,
+        folder: &str,
+        depth: usize,
+    ) -> Outcome<()> {
+        match value {
+            Value::Dictionary(at) if depth < DEPTH => {
+                for (key, value) in containers.dictionaries.get(*at).into_iter().flatten() {
+                    self.entries += 1;
+                    if self.entries > ENTRIES {
+                        return Err(refused("its dictionaries have entries without end"));
+                    }
+                    let Value::Text(key) = key else { continue };
+                    let inside = matches!(value, Value::Dictionary(_));
+                    let name = if inside && &**key == "model_state_dict" {
+                        prefix.to_owned()
+                    } else if inside {
+                        format!("{prefix}{key}.")
+                    } else {
+                        format!("{prefix}{key}")
+                    };
+                    self.collect(&name, value, containers, archive, folder, depth + 1)?;
+                }
+                Ok(())
             }
-            Ok(())
-        }
-        Value::Tensor { kind, key, offset, shape, strides } => {
-            if let Some(values) = read(archive, folder, (kind, key), *offset, shape, strides)? {
-                tensors.insert(prefix.to_owned(), (shape.clone(), values));
+            Value::Tensor(tensor) => {
+                if let Some(values) = read(archive, folder, tensor)? {
+                    self.bytes = self.bytes.saturating_add(prefix.len() + 4 * values.len());
+                    if self.bytes > self.most {
+                        return Err(refused("its tensors repeat each other without end"));
+                    }
+                    self.tensors.insert(prefix.to_owned(), (tensor.shape.clone(), values));
+                }
+                Ok(())
             }
-            Ok(())
+            _ => Ok(()),
         }
-        _ => Ok(()),
     }
 }
 
 /// The values of a tensor of floating-point numbers, row-major; none for other types.
-fn read(
-    archive: &Archive<'_>,
-    folder: &str,
-    (kind, key): (&str, &str),
-    offset: usize,
-    shape: &[usize],
-    strides: &[usize],
-) -> Outcome<Option<Vec<f32>>> {
-    let width = match kind {
+fn read(archive: &Archive<'_>, folder: &str, tensor: &Tensor) -> Outcome<Option<Vec<f32>>> {
+    let Tensor { storage, offset, shape, strides } = tensor;
+    let width = match &*storage.kind {
         "torch.FloatStorage" => 4,
         "torch.DoubleStorage" => 8,
         _ => return Ok(None),
     };
+    let key = &storage.key;
     let data = archive.files.get(&format!("{folder}data/{key}")).ok_or_else(|| refused(format!("no storage {key}")))?;
     let len = shape
         .iter()
@@ -415,7 +458,7 @@ fn read(
     let len = len.ok_or_else(|| refused(format!("a tensor of shape {shape:?} is larger than its storage")))?;
     let mut values = Vec::with_capacity(len);
     for k in 0..len {
-        let (mut rest, mut at) = (k, Some(offset));
+        let (mut rest, mut at) = (k, Some(*offset));
         for (side, stride) in shape.iter().zip(strides).rev() {
             at = (rest % side).checked_mul(*stride).and_then(|step| at?.checked_add(step));
             rest /= side;
@@ -528,12 +571,50 @@ mod tests {
         let at = huge.windows(5).position(|w| w == [b'K', 2, b'K', 3, 0x86]).unwrap();
         let huge = [&huge[..at], &side, &huge[at + 10..]].concat();
         assert!(tensors(&zip(&[("archive/data.pkl", &huge), ("archive/data/0", &data)])).is_err(), "2^62 floats");
-        // A list that doubles itself forty times.
+        // A list that holds itself, and one that doubles itself forty times.
+        let own = b"\x80\x02]q\x00h\x00a.".as_slice();
+        assert!(tensors(&zip(&[("archive/data.pkl", own)])).is_err());
         let mut laughs = b"\x80\x02]q\x00".to_vec();
         for _ in 0..40 {
             laughs.extend(b"(h\x00h\x00lq\x00");
         }
         laughs.push(b'.');
         assert!(tensors(&zip(&[("archive/data.pkl", &laughs)])).is_err());
+        // A long text, recalled so often that copies of it would fill the memory.
+        let recalls = b"h\x000".repeat(500_000);
+        let text = [
+            b"\x80\x02X\x40\x42\x0f\x00".as_slice(),
+            &[b'a'; 1_000_000],
+            b"q\x00",
+            &b"h\x00".repeat(500_000),
+            &recalls,
+            b".",
+        ];
+        assert!(tensors(&zip(&[("archive/data.pkl", &text.concat())])).is_err());
+        // Dictionaries that hold the one before eight times, and one tensor under very many names.
+        let mut nested = pickle([3, 1]);
+        nested.pop();
+        for level in 1..12_u8 {
+            nested.extend([b'}', b'q', level, b'(']);
+            for name in b"abcdefgh" {
+                nested.extend([b'X', 1, 0, 0, 0, *name, b'h', level - 1]);
+            }
+            nested.push(b'u');
+        }
+        nested.push(b'.');
+        assert!(tensors(&zip(&[("archive/data.pkl", &nested), ("archive/data/0", &data)])).is_err());
+    }
+
+    /// The same dictionary under two names: `torch.save({"best": state, "model_state_dict": state})`.
+    #[test]
+    fn a_dictionary_that_is_recalled_has_what_was_put_into_it_later() {
+        let data: Vec<u8> = (0..6u8).flat_map(|v| f32::from(v).to_le_bytes()).collect();
+        let inner = &pickle([3, 1])[2..];
+        let inner = &inner[..inner.len() - 1];
+        let outer = [b"\x80\x02}(X\x04\x00\x00\x00best".as_slice(), inner, b"X\x10\x00\x00\x00model_state_dicth\x00u."]
+            .concat();
+        let read = tensors(&zip(&[("archive/data.pkl", &outer), ("archive/data/0", &data)])).unwrap();
+        assert_eq!(read.keys().map(String::as_str).collect::<Vec<_>>(), ["best.w", "w"]);
+        assert_eq!(read["w"], read["best.w"]);
     }
 }
