@@ -21,7 +21,7 @@ use incontext::models::constructions::{Averaging, NewtonConstruction, Signs};
 use incontext::models::soft_prompt::prompt_gradient;
 use incontext::models::{
     GeneralLinearTransformer, Gpt2, Gpt2Config, Init, KernelTransformer, LinearTransformer, Lstm, LstmConfig,
-    Parametrisation, SoftPrompt,
+    Parametrisation, Positions, SoftPrompt,
 };
 use incontext::ops::kernel_prompts::{KernelPrompts, Labels};
 use incontext::ops::kernel_transformer::{Activation, ValueBlock};
@@ -35,7 +35,7 @@ use incontext::rng::{Rng, stream};
 use incontext::tasks::dynamics::Start;
 use incontext::tasks::{
     Covariance, FewShot, FewShotPrompts, HiddenUnit, IllConditioned, Kernel, KernelRegression, LinearRegression,
-    Profile, Prompt, Prompts, Term, Text, TwoLayerNetwork, WeightPrior, Windows,
+    Profile, Prompt, Prompts, Sequences, Term, Text, TwoLayerNetwork, WeightPrior, Windows,
 };
 use incontext::train::{
     Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Sgd, SgdConfig, Trainer,
@@ -841,6 +841,12 @@ fn newton_algorithms_networks_and_constructions() {
 
     let config = Gpt2Config { inputs: 2, layers: 1, ..Gpt2Config::default() }.with_width(8, 2);
     refuses("layers", &["layers", "got 0"], || Gpt2::init(Gpt2Config { layers: 0, ..config.clone() }, Init::FanIn, 0));
+    refuses("a sequence whose attention fits in no memory", &["working memory"], || {
+        let unbounded = Gpt2Config { positions: Positions::None, ..config.clone() };
+        let length = 5_000_000;
+        let sequences = Sequences::new([1, length, 2], vec![0.0; 2 * length], 1, vec![0.0], length)?;
+        Gpt2::init(unbounded, Init::FanIn, 0)?.loss(&sequences)
+    });
     refuses("heads", &["heads", "got 0"], || Gpt2::init(Gpt2Config { heads: 0, ..config.clone() }, Init::FanIn, 0));
     refuses("standard deviation", &["got NaN"], || Gpt2::init(config.clone(), Init::Normal(NAN), 0));
     refuses("parameters", &["[3]"], || Gpt2::from_values(config.clone(), vec![0.0; 3]));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use dfdx::prelude::{Cpu, Gradients};
 use incontext::figure::Extremes;
 use incontext::models::pretrained;
+use incontext::ops::attention::{Attention, Weights};
 use incontext::prelude::*;
 use incontext::rng::stream;
 use incontext::train::{Optimizer, Stateful, muon};
@@ -29,16 +30,20 @@ fn small() -> Gpt2 {
     Gpt2::init(config.with_width(16, 2), Init::FanIn, 1).unwrap()
 }
 
-/// A small transformer on linear regression, with a curriculum. From step `poison` on, its loss is a given number.
+/// A small transformer on linear regression, with a curriculum. From step `poison` on, its loss is a given number; `also` is
+/// measured at a step beside the test loss.
 struct Small {
     model: Gpt2,
     poison: Option<(u64, f64)>,
     patience: usize,
+    also: Measures,
 }
+
+type Measures = fn(u64) -> Vec<(&'static str, f64)>;
 
 impl Small {
     fn new() -> Small {
-        Small { model: small(), poison: None, patience: 0 }
+        Small { model: small(), poison: None, patience: 0, also: |step| vec![("rising", step as f64)] }
     }
 }
 
@@ -65,7 +70,7 @@ impl Problem for Small {
 
     fn measure(&mut self, step: u64) -> Result<Vec<(&'static str, f64)>> {
         let test = self.model.loss(&task().sample(8, 0)?.interleaved()?)?;
-        Ok(vec![("test", test), ("rising", step as f64)])
+        Ok([vec![("test", test)], (self.also)(step)].concat())
     }
 
     fn enough(&self, history: &History) -> bool {
@@ -178,12 +183,15 @@ fn a_full_disk_is_an_error_and_leaves_the_last_state() {
 fn a_diverging_training_names_step_rate_and_state_and_early_stopping_resumes_as_it_was() {
     let folder = folder("ends");
     let state = folder.join("state.safetensors");
-    for value in [f64::NAN, f64::INFINITY] {
+    for value in [f64::NAN, f64::INFINITY, 1e30] {
+        let _ = std::fs::remove_file(&state);
         let mut poisoned = Small { poison: Some((7, value)), ..Small::new() };
         let words = trainer(STEPS, Some(&state)).run(&mut poisoned, &mut muon(1e-2)).unwrap_err().to_string();
         for part in ["step 7", "learning rate 8e-3", "last good state is", "state.safetensors"] {
             assert!(words.contains(part), "'{part}' is not in: {words}");
         }
+        // That of step 7 has the loss that it failed with.
+        assert_eq!(Checkpoint::load(&state).unwrap().manifest["step"], 6, "{value}");
     }
     // What was kept is good: with the cause removed, it goes on, to the same end.
     let resumed = trainer(STEPS, Some(&state)).run(&mut Small::new(), &mut muon(1e-2)).unwrap();
@@ -196,7 +204,9 @@ fn a_diverging_training_names_step_rate_and_state_and_early_stopping_resumes_as_
     let words = trainer(STEPS, Some(&state)).run(&mut Small::new(), &mut muon(1e38)).unwrap_err().to_string();
     assert!(words.contains("learning rate"), "{words}");
     let kept = Checkpoint::load(&state).unwrap();
-    assert!(kept.f32("model", &[0]).unwrap().1.iter().all(|v| v.is_finite()));
+    let model = Gpt2::from_values(small().config().clone(), kept.f32("model", &[0]).unwrap().1.to_vec()).unwrap();
+    let batch = task().sample(8, 0).unwrap().interleaved().unwrap();
+    assert!(model.loss(&batch).unwrap() < 100.0, "it can be trained on");
 
     // A measure that only rises has stalled at the third record after the first.
     let stop = |state: Option<&Path>| {
@@ -208,6 +218,53 @@ fn a_diverging_training_names_step_rate_and_state_and_early_stopping_resumes_as_
     assert_eq!(bits(&stop(Some(&state))), bits(&early));
     assert_eq!(bits(&stop(Some(&state))), bits(&early), "read again");
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn measures_are_the_same_at_every_record_and_have_names_of_their_own() {
+    let measures: [Measures; 4] = [
+        |step| if step == 25 { Vec::new() } else { vec![("now and then", 0.0)] },
+        |_| vec![("steps", 0.0)],
+        |_| vec![("parameters", 0.0)],
+        |_| vec![("test", 0.0)],
+    ];
+    for also in measures {
+        let ended = trainer(STEPS, None).run(&mut Small { also, ..Small::new() }, &mut muon(1e-2));
+        assert!(
+            matches!(&ended, Err(Error::Invalid { what, .. }) if what.starts_with("measures at step")),
+            "{ended:?}"
+        );
+    }
+}
+
+/// What is no number in a model comes out of it: gates and weights of attention do not turn it into one.
+#[test]
+fn a_loss_that_is_no_number_is_none() {
+    let batch = task().sample(4, 0).unwrap().interleaved().unwrap();
+    let hidden =
+        |values: &[f32]| values.iter().enumerate().map(|(k, _)| if k % 2 == 0 { 3e38 } else { -3e38 }).collect();
+    for weights in [Weights::Softmax, Weights::Relu, Weights::Exp, Weights::Linear] {
+        let attention = Attention { weights, ..Attention::default() };
+        let config = Gpt2Config { layer_norm: false, attention, ..small().config().clone() };
+        let model = Gpt2::init(config, Init::FanIn, 1).unwrap();
+        let mut values = model.values();
+        // Scores that are sums of infinite terms of both signs.
+        for entry in model.config().tensors().into_iter().filter(|e| e.name == "h.0.attn.c_attn.weight") {
+            let changed: Vec<f32> = hidden(&values[entry.at.clone()]);
+            values[entry.at].copy_from_slice(&changed);
+        }
+        let model = Gpt2::from_values(model.config().clone(), values).unwrap();
+        assert!(!model.loss(&batch).unwrap().is_finite(), "{weights:?}");
+    }
+    let lstm = Lstm::init(LstmConfig { inputs: 3, outputs: 1, layers: 2, width: 8 }, 1).unwrap();
+    let mut values = lstm.values();
+    for entry in lstm.config().tensors().into_iter().filter(|e| e.name.contains("weight_ih")) {
+        let changed: Vec<f32> = hidden(&values[entry.at.clone()]);
+        values[entry.at].copy_from_slice(&changed);
+    }
+    let lstm = Lstm::from_values(lstm.config().clone(), values).unwrap();
+    let huge = Sequences::new([1, 2, 3], vec![3e38, 3e38, 3e38, 1.0, 1.0, 1.0], 1, vec![0.0, 0.0], 1).unwrap();
+    assert!(!lstm.loss(&huge).unwrap().is_finite());
 }
 
 #[test]
@@ -277,7 +334,18 @@ fn weights_load_under_every_name_whole_or_not_at_all() {
     model.save(&path).unwrap();
     assert_eq!(Gpt2::load(&path, 2).unwrap().values(), model.values());
     assert_eq!(Gpt2::load(&path, 2).unwrap().config(), model.config());
-    assert!(matches!(Gpt2::load(&path, 3), Err(Error::Invalid { .. })), "three heads do not divide 16");
+    assert!(matches!(Gpt2::load(&path, 4), Err(Error::Invalid { .. })), "it has two heads");
+    // What shapes do not tell is stored beside them.
+    let attention = Attention { weights: Weights::Relu, causal: false, scaled: false, ..Attention::default() };
+    for config in [
+        Gpt2Config { attention, clamp: Some(4.0), ..model.config().clone() },
+        Gpt2Config { positions: Positions::None, key: 5, ..model.config().clone() },
+    ] {
+        let other = Gpt2::init(config, Init::FanIn, 2).unwrap();
+        other.save(&path).unwrap();
+        let read = Gpt2::load(&path, 2).unwrap();
+        assert_eq!((read.config(), read.values()), (other.config(), other.values()));
+    }
 
     let values = model.values();
     let tensors = |rename: &dyn Fn(&str) -> String| -> pretrained::Tensors {
@@ -288,6 +356,8 @@ fn weights_load_under_every_name_whole_or_not_at_all() {
         pretrained::write(&path, tensors).unwrap();
         Gpt2::load(&path, 2)
     };
+    assert!(load(&tensors(&|name| name.to_owned())).is_ok());
+    assert!(matches!(Gpt2::load(&path, 3), Err(Error::Invalid { .. })), "three heads do not divide 16");
     // Garg et al.'s names, and what their files hold besides.
     let garg = |name: &str| if name.starts_with("read") { format!("_{name}") } else { format!("_backbone.{name}") };
     let mut theirs = tensors(&garg);
@@ -312,9 +382,16 @@ fn weights_load_under_every_name_whole_or_not_at_all() {
         broken.get_mut(name).unwrap().1[0] = f32::NAN;
         assert!(matches!(load(&broken), Err(Error::Corrupt { .. })), "{name} is no number");
     }
-    let mut more = tensors(&same);
-    more.insert("h.0.extra".to_owned(), (vec![1], vec![0.0]));
-    assert!(matches!(load(&more), Err(Error::Corrupt { .. })));
+    for extra in ["h.0.extra", "transformer.wpe.weight"] {
+        let mut more = tensors(&same);
+        more.insert(extra.to_owned(), more["wpe.weight"].clone());
+        assert!(matches!(load(&more), Err(Error::Corrupt { .. })), "{extra}");
+    }
+    // Sizes that would wrap around, and tensors without values.
+    let mut empty = tensors(&same);
+    empty.insert("h.0.attn.c_attn.weight".to_owned(), (vec![1 << 63, 0], vec![]));
+    empty.insert("wpe.weight".to_owned(), (vec![0], vec![]));
+    assert!(matches!(load(&empty), Err(Error::Corrupt { .. })));
     model.save(&path).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let damaged = |bytes: &[u8]| {

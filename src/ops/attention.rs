@@ -404,7 +404,7 @@ impl Job for Weigh<'_> {
             for j in 0..reach {
                 let score = vector::<V>(weights, j * padded + i);
                 let mut weight = match form.weights {
-                    Weights::Relu => score.max(V::zero()),
+                    Weights::Relu => V::zero().max(score),
                     Weights::Exp => score.exp(),
                     _ => score,
                 };

@@ -170,6 +170,10 @@ impl Architecture for Gpt2Config {
         }
     }
 
+    fn largest(&self, length: usize) -> [usize; 4] {
+        [self.layers, self.heads, length, length.saturating_add(self.key.max(self.mlp)).saturating_add(64)]
+    }
+
     fn network(&self, length: usize) -> Box<dyn Network + '_> {
         Box::new(Plan::new(self, length))
     }

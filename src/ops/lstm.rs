@@ -108,6 +108,10 @@ impl Architecture for LstmConfig {
         None
     }
 
+    fn largest(&self, length: usize) -> [usize; 4] {
+        [self.layers, length.saturating_add(1), 8, self.width.saturating_add(64)]
+    }
+
     fn network(&self, length: usize) -> Box<dyn Network + '_> {
         Box::new(Plan::new(self, length))
     }

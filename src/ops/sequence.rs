@@ -47,6 +47,9 @@ pub trait Architecture: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// Tokens of the longest sequence, if there is one.
     fn longest(&self) -> Option<usize>;
 
+    /// The shape of the largest array that a pass over a sequence of `length` tokens keeps.
+    fn largest(&self, length: usize) -> [usize; 4];
+
     #[doc(hidden)]
     fn network(&self, length: usize) -> Box<dyn Network + '_>;
 }
@@ -222,7 +225,14 @@ impl<'a> Batch<'a> {
             let expected = format!("at most the model's {most} positions");
             return Err(Error::invalid("tokens of a sequence", self.length, expected));
         }
-        Ok(())
+        // Where this does not wrap around, no other size does.
+        array_len::<f32>("working memory of a sequence", &config.largest(self.length)).map(drop)
+    }
+
+    /// Whether there is memory for a pass.
+    fn check_room(&self, network: &dyn Network) -> Result<()> {
+        let most = self.parts().iter().flat_map(|part| self.chunks(part)).map(|chunk| chunk.len()).max().unwrap_or(0);
+        array_len::<f32>("working memory of the sequences", &[network.workspace(most)]).map(drop)
     }
 
     fn tokens(&self, prompts: &Range<usize>, inputs: usize) -> &[f32] {
@@ -237,6 +247,7 @@ pub(crate) fn predict(config: &impl Architecture, params: &[f32], batch: Batch<'
     let mut tokens = Vec::new();
     let batch = batch.needed(config, &mut tokens);
     let network = &*config.network(batch.length);
+    batch.check_room(network)?;
     let prepared = prepare(network, params);
     let [inputs, outputs] = config.entries();
     let size = batch.count() * outputs;
@@ -267,6 +278,7 @@ pub(crate) fn predict(config: &impl Architecture, params: &[f32], batch: Batch<'
 pub(crate) fn hidden_states(config: &impl Architecture, params: &[f32], batch: Batch<'_>) -> Result<Vec<Vec<f32>>> {
     batch.check(config, params)?;
     let network = &*config.network(batch.length);
+    batch.check_room(network)?;
     let prepared = prepare(network, params);
     let parts: Vec<Vec<Vec<f32>>> = batch
         .parts()
@@ -319,6 +331,7 @@ pub(crate) fn differentiate(
     let (length, mut kept) = (batch.length, Vec::new());
     let batch = batch.needed(config, &mut kept);
     let network = &*config.network(batch.length);
+    batch.check_room(network)?;
     let prepared = prepare(network, params);
     let work = Work { network, w: prepared.as_ref(), params, batch, objective, in_tokens, entries: [inputs, outputs] };
     let parts: Vec<(f64, Buffer, Vec<f32>)> = batch.parts().into_par_iter().map(|part| work.gradient(&part)).collect();

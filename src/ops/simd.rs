@@ -29,9 +29,9 @@ pub trait Simd: Copy {
     fn div(self, b: Self) -> Self;
     /// `self + a * b`, in one rounding where the instruction set has that.
     fn add_mul(self, a: Self, b: Self) -> Self;
-    /// The greater of both.
+    /// The greater of both; NaN where `b` is.
     fn max(self, b: Self) -> Self;
-    /// The lesser of both.
+    /// The lesser of both; NaN where `b` is.
     fn min(self, b: Self) -> Self;
     /// The square root.
     fn sqrt(self) -> Self;
@@ -65,12 +65,13 @@ pub trait Simd: Copy {
         Self::splat(0.0)
     }
 
-    /// The exponential, accurate to the rounding of `f32`, of entries clamped to [-87, 88].
+    /// The exponential, accurate to the rounding of `f32`, of entries clamped to [-87, 88]; of NaN, NaN.
     ///
     /// e^x = 2^n e^r with |r| <= ln 2 / 2; the Taylor polynomial of degree 7 leaves a relative error below 6e-9.
     #[inline(always)]
     fn exp(self) -> Self {
-        let x = self.max(Self::splat(-87.0)).min(Self::splat(88.0));
+        // NaN as the second operand stays NaN.
+        let x = Self::splat(88.0).min(Self::splat(-87.0).max(self));
         let n = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
         // ln 2 in two parts, the first with few enough bits that n times it is exact.
         let r = x.add_mul(n, Self::splat(-0.693_359_4)).add_mul(n, Self::splat(2.121_944_4e-4));

@@ -78,8 +78,10 @@ fn matrices(name: &str, shape: &[usize]) -> Option<(usize, usize, Vec<usize>)> {
     if !(name.starts_with("h.") || recurrent) || rows < 2 || columns < 2 {
         return None;
     }
-    if name.ends_with("c_attn.weight") && columns % 3 == 0 {
-        return Some((rows, columns / 3, (0..3).map(|k| k * columns / 3).collect()));
+    for (end, parts) in [("c_attn.weight", 3), ("c_position.weight", 2)] {
+        if name.ends_with(end) && columns % parts == 0 {
+            return Some((rows, columns / parts, (0..parts).map(|k| k * columns / parts).collect()));
+        }
     }
     if recurrent && rows % 4 == 0 {
         return Some((rows / 4, columns, (0..4).map(|k| k * columns * rows / 4).collect()));

@@ -83,6 +83,7 @@ impl Schedule {
             }
             Schedule::Cosine { warmup } => half_cosine(progress(step, warmup, steps)),
             Schedule::Linear { warmup } => 1.0 - progress(step, warmup, steps),
+            Schedule::Hold { until, floor, .. } if step >= until => floor,
             Schedule::Hold { hold, until, floor, .. } => {
                 floor + (1.0 - floor) * half_cosine(progress(step, hold, until))
             }

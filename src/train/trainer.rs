@@ -80,15 +80,25 @@ impl History {
         patience > 0 && least(&series[before..]) >= least(&series[..before])
     }
 
-    fn record(&mut self, step: u64, measures: Vec<(&'static str, f64)>, parameters: Vec<f32>) {
-        self.steps.push(step);
-        for (name, value) in measures {
-            match self.measures.iter_mut().find(|(n, _)| n == name) {
-                Some((_, series)) => series.push(value),
-                None => self.measures.push((name.to_owned(), vec![value])),
-            }
+    fn record(&mut self, step: u64, measures: Vec<(&'static str, f64)>, parameters: Vec<f32>) -> Result<()> {
+        let names: Vec<&str> = measures.iter().map(|(name, _)| *name).collect();
+        let kept: Vec<&str> = self.measures.iter().map(|(name, _)| name.as_str()).collect();
+        let twice = names.iter().enumerate().any(|(k, name)| names[..k].contains(name));
+        if twice || names.iter().any(|name| ["steps", "parameters"].contains(name)) {
+            let expected = "each name once, none of them 'steps' or 'parameters'";
+            return Err(Error::invalid(format!("measures at step {step}"), format!("{names:?}"), expected));
         }
+        if !self.steps.is_empty() && names != kept {
+            let expected = format!("those of every record, {kept:?}");
+            return Err(Error::invalid(format!("measures at step {step}"), format!("{names:?}"), expected));
+        }
+        if self.steps.is_empty() {
+            self.measures = names.into_iter().map(|name| (name.to_owned(), Vec::new())).collect();
+        }
+        self.measures.iter_mut().zip(measures).for_each(|((_, series), (_, value))| series.push(value));
+        self.steps.push(step);
         self.parameters.push(parameters);
+        Ok(())
     }
 
     fn write(&self, arrays: &mut BTreeMap<String, Array>) -> Result<()> {
@@ -112,6 +122,9 @@ impl History {
         Ok(History { steps, measures: measures.iter().map(series).collect::<Result<_>>()?, parameters })
     }
 }
+
+/// How many times the first loss a loss may be. No training that learns comes near.
+const GROWTH: f64 = 1e8;
 
 /// How to train.
 pub struct Trainer<'a> {
@@ -139,8 +152,8 @@ impl Trainer<'_> {
     /// # Errors
     /// [`Error::Invalid`] for no steps, or steps to be recorded that are not ascending.
     /// [`Error::Interrupted`] when the observer asks to stop; the state is saved first. [`Error::Numerical`] when the
-    /// loss diverges or a parameter is no finite number, naming the step and the learning rate; the last saved state is
-    /// kept. [`Error::File`] and
+    /// loss diverges, to what is not finite or to a hundred million times the first, or a parameter is no finite number, naming the
+    /// step and the learning rate; the last saved state, whose loss was sound, is kept. [`Error::File`] and
     /// [`Error::Corrupt`] for a state that cannot be written or read; whatever the problem gives.
     pub fn run<P, O>(&self, problem: &mut P, optimizer: &mut O) -> Result<History>
     where
@@ -155,9 +168,9 @@ impl Trainer<'_> {
         }
         self.schedule.check()?;
         let mut history = History::default();
-        let mut step = match &self.state {
+        let (mut step, mut first_loss) = match &self.state {
             Some(path) if path.exists() => self.resume(path, problem.model(), optimizer, &mut history)?,
-            _ => 0,
+            _ => (0, None),
         };
         let (begin, first) = (Instant::now(), step);
         let (mut saved, mut shown) = (begin, begin);
@@ -165,32 +178,33 @@ impl Trainer<'_> {
             if self.record_at.binary_search(&step).is_ok() && history.steps.last() != Some(&step) {
                 let measures = problem.measure(step)?;
                 let parameters = if problem.keeps_parameters() { flat(problem.model())? } else { Vec::new() };
-                history.record(step, measures, parameters);
+                history.record(step, measures, parameters)?;
             }
             let done = step >= self.steps || (history.steps.last() == Some(&step) && problem.enough(&history));
             let stop = self.observer.interrupted();
             let save = self.state.as_ref().filter(|_| stop || done || saved.elapsed() > self.save_every);
-            // A state that cannot be trained on would replace one that can, or be given back as trained.
+            let factor = self.schedule.at(step, self.steps);
+            optimizer.set_rate_factor(factor);
+            // What cannot be trained on must not replace a state that can: the loss comes before the save.
+            let next = if done { None } else { Some(problem.gradient(step)?) };
+            if let Some((loss, _)) = next {
+                let first = *first_loss.get_or_insert(loss);
+                if problem.diverged(loss) || (first > 0.0 && loss > GROWTH * first) {
+                    return Err(self.diverged(&format!("the loss is {loss:e}"), step, optimizer.rate()));
+                }
+            }
             if (done || save.is_some()) && flat(problem.model())?.iter().any(|v| !v.is_finite()) {
                 return Err(self.diverged("a parameter is no finite number", step, optimizer.rate()));
             }
             if let Some(path) = save {
-                self.save(path, step, problem.model(), optimizer, &history)?;
+                self.save(path, step, first_loss, problem.model(), optimizer, &history)?;
                 saved = Instant::now();
             }
-            if done {
-                return Ok(history);
-            }
+            let Some((loss, gradients)) = next else { return Ok(history) };
             if stop {
                 let kept = if self.state.is_some() { "saved: resume to continue" } else { "nothing was kept" };
                 let state = format!("{} at step {step} of {}, {kept}", self.task, self.steps);
                 return Err(Error::Interrupted { state });
-            }
-            let factor = self.schedule.at(step, self.steps);
-            optimizer.set_rate_factor(factor);
-            let (loss, gradients) = problem.gradient(step)?;
-            if problem.diverged(loss) {
-                return Err(self.diverged(&format!("the loss is {loss}"), step, optimizer.rate()));
             }
             optimizer
                 .update(problem.model(), &gradients)
@@ -225,6 +239,7 @@ impl Trainer<'_> {
         &self,
         path: &Path,
         step: u64,
+        first_loss: Option<f64>,
         model: &mut M,
         optimizer: &O,
         history: &History,
@@ -241,6 +256,7 @@ impl Trainer<'_> {
         let manifest = serde_json::json!({
             "fingerprint": self.fingerprint,
             "step": step,
+            "first_loss": first_loss,
             "measures": history.measures.iter().map(|(name, _)| name).collect::<Vec<_>>(),
             "optimizer": names,
         });
@@ -253,7 +269,7 @@ impl Trainer<'_> {
         model: &mut M,
         optimizer: &mut O,
         history: &mut History,
-    ) -> Result<u64> {
+    ) -> Result<(u64, Option<f64>)> {
         let saved = Checkpoint::load(path)?;
         if saved.manifest["fingerprint"] != self.fingerprint {
             return Err(Error::corrupt(path, "it is the state of another training; start without resuming"));
@@ -273,7 +289,7 @@ impl Trainer<'_> {
         optimizer.restore(step, &state)?;
         set_flat(model, saved.f32("model", &[0])?.1)?;
         *history = read;
-        Ok(step)
+        Ok((step, saved.manifest["first_loss"].as_f64()))
     }
 }
 
