@@ -134,7 +134,7 @@ fn paper_claims(claims: Claims, settings: &Settings<'_>) -> Result<Claims> {
     for t in [25, 30, 35] {
         let errors = paper_scale::expected_errors(t, &all, batches, 320, settings.seed, paper_scale::newton_factor)?;
         let logs: Vec<f64> = means(&errors).into_iter().take_while(|e| *e > 1e-12).map(f64::ln).collect();
-        // By quarters: single early steps wiggle, since at c = 2 the top directions overshoot.
+        // By quarters: single late steps wiggle, when a few nearly singular S decide the mean.
         let quarter = (logs.len() - 1) / 4;
         let falls: Vec<f64> = (0..4).map(|q| logs[q * quarter] - logs[(q + 1) * quarter]).collect();
         let gain = falls.windows(2).map(|w| w[1] / w[0]).least();

@@ -98,7 +98,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
     }
     let figure = Figure::new("pgd.fig6", "Loss against the number of examples")
         .caption(format!(
-            "A network trained for each n, on the authors' 20,000 test prompts, mean and one standard deviation over {} \
+            "A network trained for each n with a tenth of the authors' samples, on their 20,000 test prompts, mean and one standard deviation over {} \
              seeds; dotted, averaged over the law of contexts, the rare large ones among them, on which it fails (above 6: off the axis). Against \
              three steps of gradient descent and of PGD with Σ⁻¹ (the best rate of the authors' grid, averaged in the same \
              way), and OLS. Dashed: the authors' \

@@ -69,7 +69,8 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         .caption(format!(
             "n = 20, on the authors' 20,000 test prompts, mean and one standard deviation over {} seeds; dotted, averaged \
              over the law of contexts, whose rare large ones no test batch has and which networks of three and more \
-             layers have not learnt (four leave the axis). GD and PGD take one rate from the authors' grid; the fair \
+             layers have not learnt (four leave the axis). Trained for 5,000 steps a layer, but three layers, which are those of \
+             Figure 3, for 100,000: the step from three to four does not tell depth from training. GD and PGD take one rate from the authors' grid; the fair \
              competitor has a rate for each step, as the network does (purple).",
             networks.first().map_or(0, |i| i.count)
         ))
