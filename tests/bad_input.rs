@@ -755,6 +755,16 @@ fn kernels_and_their_models_refuse_what_they_cannot_use() {
     refuses("parameters", &["parameters"], || {
         KernelTransformer::<f64>::from_values(vec![NAN; 76], 1, 5, &[Activation::Exp], ValueBlock::Free)
     });
+    refuses("a covariance beyond f32", &["exp", "f32"], || {
+        KernelRegression::new(Kernel::exp(90.0)?, identity(3), 4)?.prompts::<f32>(4, Labels::Covariance, 0)
+    });
+    refuses("a covariance beyond f64", &["f64"], || {
+        let terms = [Term::new(Profile::Exp, 800.0), Term::new(Profile::Linear, 1.0)];
+        KernelRegression::new(Kernel::sum("large", &terms)?, identity(3), 4)?.sample(4, 0)
+    });
+    refuses("a covariance that is not finite", &["covariance", "inite"], || {
+        bayes_risk(&Matrix::from_vec(2, 2, vec![1.0, 0.5, 0.5, NAN])?)
+    });
     refuses("a kernel of the user's own", &["sum of terms"], || {
         let own = Kernel::own("mine", |u, v| u[0] * v[0]);
         KernelTransformer::<f64>::functional_gradient_descent(&own, &[0.1], 4, &identity(5))
@@ -819,11 +829,19 @@ fn newton_algorithms_networks_and_constructions() {
     for positions in [0..5, 2..2] {
         refuses("positions", &["positions"], || Similarity::of_errors(Measure::Cosine, &made, &made, positions));
     }
+    refuses("no weights", &["weights", "[0, 1, 2]"], || {
+        Similarity::of_weights(Measure::Cosine, &[], &[vec![0.0; 8]], [2, 2, 2], 0..2)
+    });
     refuses("weights of another length", &["[7]"], || {
         Similarity::of_weights(Measure::Cosine, &[vec![0.0; 7]], &[], [2, 2, 2], 0..2)
     });
     refuses("position", &["position", "below 4"], || similarity_at(Measure::Cosine, &made, &made, 4));
 
+    // Hidden states that are all the same tell nothing, however their sums are rounded.
+    let same = [9.469_998_f32, -3.449_334_6, -1.425_314_1, 11.182_19, -4.357_747_6].repeat(3505);
+    let targets: Vec<f64> = (0..3505).map(f64::from).collect();
+    let probe = LinearProbe::fit(&same, &targets, 1e-6).unwrap();
+    assert!(probe.predict(&same[..5]).iter().all(|v| (v - 1752.0).abs() < 1e-6));
     refuses("no rows", &["hidden states"], || LinearProbe::fit(&[], &[], 1.0));
     refuses("odd rows", &["[5, 2]"], || LinearProbe::fit(&[0.0; 5], &[0.0; 2], 1.0));
     refuses("ridge", &["ridge", "got 0"], || LinearProbe::fit(&[0.0; 4], &[0.0; 2], 0.0));
@@ -984,6 +1002,10 @@ fn sequences_and_their_models_refuse_what_they_cannot_use() {
     refuses("first guess", &["Φ_0"], || gradient_step(0.1, &Matrix::zeros(2, 3)));
     refuses("setting", &["linear2"], || InverseSeries::authors("cubic", Pairing::All));
     refuses("steps", &["at least 1"], || InverseSeries::fitted(0, 1e-3, Pairing::All, &sequences, None));
+    refuses("ridge", &["ridge of the series", "got 0"], || {
+        let series = InverseSeries { ridge: 0.0, ..InverseSeries::authors("linear", Pairing::All)? };
+        predictions(&series, &sequences, None)
+    });
     let posterior = |teachers, noise| sequence_losses(&TeacherPosterior { teachers, noise }, &sequences, None);
     refuses("no teacher", &["teachers", "at least one"], || posterior(vec![], 0.1));
     refuses("teachers of another dimension", &["teachers", "[3, 3]"], || posterior(vec![Matrix::identity(2)], 0.1));

@@ -209,6 +209,27 @@ fn what_cannot_be_drawn_is_an_error_that_says_what_and_where() {
             ),
             "series [scatter 's'], expected [line 's'], as in the first frame",
         ),
+        (
+            // What the first frame draws would stand over the second one's cells.
+            Figure::new("f", "").slider(
+                "s",
+                [["a", "b"], ["b", "a"]].map(|names| {
+                    let map = Heatmap::new(2, 2, [1.0, 2.0, 3.0, 4.0]).labels(names, ["c", "d"]);
+                    Frame::new(names[0], [Panel::new("p").heatmap(map)])
+                }),
+            ),
+            "heatmap 2x2, rows b a, columns c d], expected [heatmap 2x2, rows a b",
+        ),
+        (
+            Figure::new("f", "").slider(
+                "s",
+                [Heatmap::new(1, 1, [1.0]), Heatmap::new(1, 1, [1.0]).annotate(1)]
+                    .map(|map| Frame::new(1, [Panel::new("p").heatmap(map)])),
+            ),
+            "1x1 with numbers], expected [",
+        ),
+        (one(Panel::new("p").bars(Bars::new("b", ["x"], [1])).bars(Bars::new("b", ["x"], [2]))), "two called 'b'"),
+        (one(Panel::new("p").bars(Bars::new("b", ["x", "x"], [1, 2]))), "'x' twice"),
     ];
     for (figure, words) in cases {
         let errors = [
@@ -449,6 +470,25 @@ fn a_plot_made_by_hand_is_kept_and_redrawn() {
     assert_eq!(cells, ["3", "4", "1", "2"]);
     let text = figure.to_json().unwrap();
     assert_eq!(Figure::from_json(&text).unwrap(), figure);
+
+    // A line over bars of numbers is at the bars' places, whichever comes first.
+    for bars_first in [true, false] {
+        let mut plot = plotly::Plot::new();
+        let bars = plotly::Bar::new(vec![2020, 2021, 2022], vec![1, 2, 3]);
+        let line = plotly::Scatter::new(vec![2021, 2022], vec![5.0, 6.0]);
+        if bars_first {
+            plot.add_traces(vec![bars, line]);
+        } else {
+            plot.add_traces(vec![line, bars]);
+        }
+        let rows = csv(&Figure::from_plotly("both", "Both", plot).unwrap().to_csv().unwrap());
+        let places: Vec<&str> = rows.iter().filter(|r| r[2] == "line").map(|r| r[4].as_str()).collect();
+        assert_eq!(places, ["1", "2"]);
+    }
+    let mut plot = plotly::Plot::new();
+    plot.add_trace(plotly::Bar::new(vec![10, 20], vec![1, 2]).orientation(plotly::common::Orientation::Horizontal));
+    let error = Figure::from_plotly("h", "H", plot).unwrap().to_svg().unwrap_err().to_string();
+    assert!(error.contains("horizontal bars"), "{error}");
 
     let mut plot = plotly::Plot::new();
     plot.add_trace(plotly::Pie::new(vec![1, 2]));

@@ -79,6 +79,24 @@ fn newton_is_its_closed_form_and_its_recursion() {
     }
 }
 
+/// A direction whose αλ² is below the rounding of 1 is found too: after 2^k >> 1/(αλ²) steps.
+#[test]
+fn newton_finds_directions_that_are_nearly_flat() {
+    let prompts = Prompts::from_data(1, 2, 2, vec![1.0, 0.0, 0.0, 1e-5, 1.0, 1.0], vec![1.0, 1e-5, 0.0]).unwrap();
+    let examples = Examples::of(&prompts, 0, 2).unwrap();
+    // α is 1 over the largest eigenvalue squared, 1; the other eigenvalue is 1e-10.
+    let iterates = IterativeNewton::new(1.0).unwrap().iterates(&examples, 80).unwrap();
+    let exact = |k: i32| -(2.0_f64.powi(k) * -1e-20_f64).exp_m1();
+    for k in [40, 60, 66, 70, 80] {
+        assert!(
+            (iterates[k as usize][1] / exact(k) - 1.0).abs() < 1e-6,
+            "{k}: {} {}",
+            iterates[k as usize][1],
+            exact(k)
+        );
+    }
+}
+
 #[test]
 fn the_spectral_forms_are_the_recursions() {
     let prompts = prompts(6, 9, 5, 2);

@@ -100,7 +100,12 @@ impl IterativeNewton {
         let step = |k: &usize| {
             spectrum.sum(|l, cross| {
                 let l = l + self.ridge;
-                let mut residual = 1.0 - alpha * l * l;
+                let small = alpha * l * l;
+                if small < 1e-4 {
+                    // 1 − (1 − αλ²)^{2^k} where the residual would round to 1.
+                    return -(2.0_f64.powi(*k as i32) * (-small).ln_1p()).exp_m1() / l * cross;
+                }
+                let mut residual = 1.0 - small;
                 for _ in 0..*k {
                     residual *= residual;
                 }

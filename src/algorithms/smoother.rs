@@ -1,5 +1,6 @@
 //! Predictions that are linear in the labels, and their exact risk on a Gaussian process.
 
+use crate::error::all_finite;
 use crate::linalg::Matrix;
 use crate::{Error, Result};
 
@@ -44,9 +45,10 @@ pub fn risk(weights: &[f64], covariance: &Matrix) -> Result<f64> {
 /// Singular covariances are fine: pivots below 1e-12 of their diagonal entry count as 0.
 ///
 /// # Errors
-/// [`Error::Shape`] for a matrix that is not square or of size 1.
+/// [`Error::Shape`] for a matrix that is not square or of size 1, [`Error::Invalid`] for entries that are not finite.
 pub fn bayes_risk(covariance: &Matrix) -> Result<f64> {
     let n = examples(covariance)?;
+    all_finite("covariance", covariance.as_slice().iter().copied())?;
     let mut l = Matrix::zeros(n + 1, n + 1);
     for j in 0..=n {
         for i in j..=n {

@@ -98,6 +98,9 @@ impl Similarity {
         if let Some(bad) = a.iter().chain(b).find(|m| m.len() != batch * all * d) {
             return Err(Error::shape("weights", &[bad.len()], format!("{shape:?}")));
         }
+        if a.is_empty() || b.is_empty() || batch == 0 {
+            return Err(Error::shape("weights", &[a.len(), b.len(), batch], "two families and a batch of at least 1"));
+        }
         if positions.is_empty() || positions.end > all {
             return Err(Error::invalid("positions", format!("{positions:?}"), format!("a part of 0..{all}")));
         }

@@ -30,12 +30,16 @@ impl LinearFit {
     }
 }
 
-/// Spearman's rank correlation; ties share their mean rank. NaN if one list is constant.
+/// Spearman's rank correlation; ties share their mean rank. NaN if one list is constant, or has a NaN.
 ///
 /// ```
 /// assert!((incontext::compare::spearman(&[1.0, 2.0, 3.0], &[1.0, 10.0, 11.0]) - 1.0).abs() < 1e-12);
+/// assert!(incontext::compare::spearman(&[1.0, 2.0, 3.0], &[f64::NAN, 10.0, 11.0]).is_nan());
 /// ```
 pub fn spearman(x: &[f64], y: &[f64]) -> f64 {
+    if x.iter().chain(y).any(|v| v.is_nan()) {
+        return f64::NAN;
+    }
     let fit = LinearFit::of(&ranks(x), &ranks(y));
     fit.r_squared.sqrt().copysign(fit.slope)
 }

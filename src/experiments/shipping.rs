@@ -40,10 +40,16 @@ pub fn checkpoint(
             // Trained for an earlier figure by this very program: deterministic, hence the same.
             path
         } else {
-            // What another program trained, or began to train, may follow another recipe.
             std::fs::create_dir_all(&fresh).map_err(|e| Error::file(&fresh, "create", e))?;
-            crate::fs::write_atomic(&maker, program.as_bytes())?;
-            train(id, settings, &TrainOptions { resume: mine, seed: None, out: Some(fresh) })?
+            if !mine {
+                // What another program trained, or began to train, may follow another recipe.
+                remove(&path)?;
+                crate::fs::write_atomic(&maker, program.as_bytes())?;
+            }
+            // States of its own: those in `work` are of trainings that the user has begun.
+            let states = fresh.join("states");
+            let settings = Settings { work: states, checkpoints: settings.checkpoints.clone(), ..*settings };
+            train(id, &settings, &TrainOptions { resume: mine, seed: None, out: Some(fresh) })?
         }
     } else {
         settings.checkpoints.join(format!("{id}.safetensors"))
@@ -61,7 +67,8 @@ pub struct Shipment<'a> {
     pub begin: Instant,
 }
 
-/// The check sum of the running program.
+/// The check sum of the running program, and of the crate's sources if they are there: in a notebook the program is the kernel,
+/// whatever crate it has loaded.
 fn program() -> Result<String> {
     static SUM: OnceLock<String> = OnceLock::new();
     if let Some(sum) = SUM.get() {
@@ -69,7 +76,34 @@ fn program() -> Result<String> {
     }
     let path = std::env::current_exe().map_err(|e| Error::file("the running program", "find", e))?;
     let bytes = std::fs::read(&path).map_err(|e| Error::file(&path, "read", e))?;
-    Ok(SUM.get_or_init(|| format!("{:08x} {}", crc32fast::hash(&bytes), bytes.len())).clone())
+    let mut sources = Vec::new();
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut sources);
+    sources.sort();
+    let mut sum = crc32fast::Hasher::new();
+    for source in &sources {
+        sum.update(&std::fs::read(source).map_err(|e| Error::file(source, "read", e))?);
+    }
+    let sum = format!("{:08x} {} {:08x}", crc32fast::hash(&bytes), bytes.len(), sum.finalize());
+    Ok(SUM.get_or_init(|| sum).clone())
+}
+
+/// The files below a folder; none if there is no such folder.
+fn files(folder: &Path, into: &mut Vec<PathBuf>) {
+    for path in std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())) {
+        if path.is_dir() {
+            files(&path, into);
+        } else {
+            into.push(path);
+        }
+    }
+}
+
+/// Removes a file, if there is one.
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::file(path, "remove", e)),
+        _ => Ok(()),
+    }
 }
 
 impl<'a> Shipment<'a> {
@@ -96,8 +130,8 @@ impl<'a> Shipment<'a> {
     /// # Errors
     /// [`Error::File`] if it cannot be removed.
     pub fn state(&self, path: PathBuf) -> Result<PathBuf> {
-        if !self.options.resume && path.exists() {
-            std::fs::remove_file(&path).map_err(|e| Error::file(&path, "remove", e))?;
+        if !self.options.resume {
+            remove(&path)?;
         }
         Ok(path)
     }
@@ -122,9 +156,9 @@ impl<'a> Shipment<'a> {
         states: Vec<PathBuf>,
     ) -> Result<PathBuf> {
         // Beside the shipped one, which has the seeds that the figures ask for.
-        let name = match (self.options.seed, &self.options.out) {
-            (Some(seed), None) => format!("{}.seed{seed}", self.id),
-            _ => self.id.to_owned(),
+        let name = match self.options.seed {
+            Some(seed) => format!("{}.seed{seed}", self.id),
+            None => self.id.to_owned(),
         };
         let path = self.folder.join(format!("{name}.safetensors"));
         let mut readable = manifest.clone();
@@ -133,7 +167,7 @@ impl<'a> Shipment<'a> {
         readable["seconds_of_last_session"] = json!(self.begin.elapsed().as_secs());
         crate::fs::write_atomic(self.folder.join(format!("{name}.json")), format!("{readable:#}\n").as_bytes())?;
         for state in states {
-            std::fs::remove_file(&state).map_err(|e| Error::file(&state, "remove", e))?;
+            remove(&state)?;
         }
         Ok(path)
     }

@@ -96,7 +96,13 @@ fn shape_of(series: &Series) -> String {
         Series::Line(s) if s.band.is_some() => " with a band".to_owned(),
         Series::Scatter(s) if s.error.is_some() => " with error bars".to_owned(),
         Series::Bars(s) if s.error.is_some() => " with error bars".to_owned(),
-        Series::Heatmap(s) => format!(" {}x{}", s.rows, s.columns),
+        Series::Heatmap(s) => {
+            let numbers = s.decimals.map_or("", |_| " with numbers");
+            let names = [("rows", &s.row_labels), ("columns", &s.column_labels)].map(|(what, labels)| {
+                if labels.is_empty() { String::new() } else { format!(", {what} {}", labels.join(" ")) }
+            });
+            format!(" {}x{}{numbers}{}", s.rows, s.columns, names.concat())
+        }
         _ => String::new(),
     };
     let name = if series.name().is_empty() { String::new() } else { format!(" '{}'", series.name()) };
@@ -119,6 +125,22 @@ fn panel(panel: &Panel, at: &str) -> Result<()> {
     }
     if maps > 0 && (panel.x.scale == Scale::Log || panel.y.scale == Scale::Log) {
         return Err(Error::invalid(format!("axes of {at}"), "a log axis", "no log axis: a heat map's cells are names"));
+    }
+    let bars = panel.series.iter().filter_map(|s| if let Series::Bars(bars) = s { Some(bars) } else { None });
+    let mut names: Vec<&str> = Vec::new();
+    for bars in bars {
+        if names.contains(&bars.name.as_str()) {
+            return Err(Error::invalid(
+                format!("bars in {at}"),
+                format!("two called '{}'", bars.name),
+                "a name for each",
+            ));
+        }
+        names.push(&bars.name);
+        if let Some(k) = (0..bars.labels.len()).find(|k| bars.labels[..*k].contains(&bars.labels[*k])) {
+            let what = format!("labels of the bars '{}' in {at}", bars.name);
+            return Err(Error::invalid(what, format!("'{}' twice", bars.labels[k]), "a label for each bar"));
+        }
     }
     for s in &panel.series {
         let at = match s.name() {

@@ -38,14 +38,15 @@ pub enum Bound {
 }
 
 impl Bound {
-    /// Whether `measured` meets the bound; NaN meets none.
+    /// Whether `measured` meets the bound; what is not finite meets none.
     pub fn holds(&self, measured: f64) -> bool {
-        match *self {
+        let met = match *self {
             Bound::AtMost(high) => measured <= high,
             Bound::AtLeast(low) => measured >= low,
             Bound::Within(low, high) => low <= measured && measured <= high,
             Bound::Equals { value, tolerance } => (measured - value).abs() <= tolerance,
-        }
+        };
+        met && measured.is_finite()
     }
 }
 

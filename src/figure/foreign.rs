@@ -17,6 +17,8 @@ use crate::{Error, Result};
 pub(super) fn panels(id: &str, plot: &Value) -> Result<Vec<Panel>> {
     let empty = Vec::new();
     let mut panels: Vec<((String, String), Panel)> = Vec::new();
+    // Traces whose x are numbers, which bars in their panel make places: the panel and the number of its series.
+    let mut numeric = Vec::new();
     for (i, trace) in plot["data"].as_array().unwrap_or(&empty).iter().enumerate() {
         if trace["visible"] == Value::Bool(false) {
             continue;
@@ -34,7 +36,13 @@ pub(super) fn panels(id: &str, plot: &Value) -> Result<Vec<Panel>> {
         let what = format!("trace {i} of figure '{id}'");
         let panel = &mut panels[at].1;
         let series = read(trace, panel, &what)?;
+        if !matches!(series, Series::Bars(_)) && texts(&trace["x"]).is_none() {
+            numeric.push((at, panel.series.len()));
+        }
         panel.series.push(series);
+    }
+    for (at, k) in numeric {
+        to_places(&mut panels[at].1, k);
     }
     if panels.is_empty() {
         return Err(Error::shape(format!("traces of figure '{id}'"), &[0], "at least one visible trace"));
@@ -54,6 +62,20 @@ fn axis(plot: &Value, name: &str) -> Axis {
         axis = axis.range(end(low), end(high));
     }
     axis
+}
+
+/// Puts the x of series `k`, which are numbers, where the panel's bars of these numbers are.
+fn to_places(panel: &mut Panel, k: usize) {
+    let bars = panel.series.iter().filter_map(|s| if let Series::Bars(bars) = s { Some(&bars.labels) } else { None });
+    let labels: Vec<String> = bars.flatten().cloned().collect();
+    if labels.is_empty() {
+        return;
+    }
+    places(&mut panel.x, &labels);
+    if let Some(Series::Line(Line { x, .. }) | Series::Scatter(Scatter { x, .. })) = panel.series.get_mut(k) {
+        let own: Vec<String> = x.iter().map(f64::to_string).collect();
+        *x = places(&mut panel.x, &own);
+    }
 }
 
 fn read(trace: &Value, panel: &mut Panel, what: &str) -> Result<Series> {
@@ -86,6 +108,11 @@ fn read(trace: &Value, panel: &mut Panel, what: &str) -> Result<Series> {
             };
             Ok(Series::Line(line))
         }
+        "bar" if trace["orientation"] == "h" => Err(Error::invalid(
+            what,
+            "horizontal bars",
+            "vertical ones, which the static form draws (the interactive form draws both)",
+        )),
         "bar" => {
             let values = numbers(&trace["y"], &format!("y of {what}"))?;
             let labels = match texts(&trace["x"]) {

@@ -83,8 +83,11 @@ impl LinearProbe {
         let mean: Vec<f64> = (0..one).map(|i| sum(one, i) / n).collect();
         let covariance = |i: usize, j: usize| sum(i, j) / n - mean[i] * mean[j];
         let variance = (0..width).map(|i| covariance(i, i)).sum::<f64>() / width as f64;
-        // Hidden states that are all the same have no direction to read from: any positive ridge gives w = 0.
-        let ridge = if variance > 0.0 { ridge * variance } else { 1.0 };
+        let square = (0..width).map(|i| sum(i, i)).sum::<f64>() / (n * width as f64);
+        // Hidden states that are all the same, to the rounding of these sums, have no direction to read from: w = 0.
+        let constant = variance <= 1e-13 * square;
+        let ridge = if constant { square.max(1.0) } else { ridge * variance };
+        let covariance = |i: usize, j: usize| if constant { 0.0 } else { covariance(i, j) };
         let gram = Matrix::from_fn(width, width, |i, j| covariance(i, j) + if i == j { ridge } else { 0.0 });
         let cross: Vec<Vec<f64>> = (width..one).map(|y| (0..width).map(|i| covariance(i, y)).collect()).collect();
         let solved = gram.solve_spd_each(cross.iter().map(Vec::as_slice))?;

@@ -174,6 +174,9 @@ impl KernelRegression {
                         for (to, from) in law.iter_mut().zip(&lower) {
                             for lane in 0..filled {
                                 to.0[lane] = T::of(from.0[lane]);
+                                if !to.0[lane].f64().is_finite() {
+                                    return Err(self.too_large(std::any::type_name::<T>()));
+                                }
                             }
                         }
                     }
@@ -254,7 +257,13 @@ impl KernelRegression {
         for i in 0..tokens {
             lower[packed(i, i)].0.iter_mut().for_each(|v| *v += self.noise * self.noise);
         }
-        Ok(())
+        let infinite = lower.iter().flat_map(|v| &v.0[..filled]).any(|v| !v.is_finite());
+        if infinite { Err(self.too_large("f64")) } else { Ok(()) }
+    }
+
+    fn too_large(&self, what: &str) -> Error {
+        let why = format!("a covariance is beyond the range of {what}: choose smaller scales");
+        Error::numerical(format!("kernel '{}'", self.kernel.name()), why)
     }
 
     /// Writes x = Σ^{1/2} ξ of every point to its lane.

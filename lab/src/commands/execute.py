@@ -66,7 +66,7 @@ def main():
     for i in code:
         notebook.cells[i].outputs = []
         notebook.cells[i].execution_count = None
-    seconds, begun = [], {}
+    seconds, begun, panicked = [], {}, []
 
     def begin(cell, cell_index):
         begun[cell_index] = time.perf_counter()
@@ -91,14 +91,15 @@ def main():
     try:
         client.execute()
         # evcxr reports a cell that panicked as one that printed something.
-        for cell in notebook.cells:
-            for output in cell.get("outputs", []):
+        for number, i in enumerate(code, 1):
+            for output in notebook.cells[i].outputs:
                 if output.output_type == "stream" and " panicked at " in output.text:
+                    panicked.append(number)
                     raise CellExecutionError(output.text, "panic", output.text)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         outputs = [output for i in code for output in notebook.cells[i].outputs]
         told = ["\n".join(output.traceback) for output in outputs if output.output_type == "error"]
-        say({"error": re.sub(r"\x1b\[[\d;]*m", "", "\n".join([str(error), *told])), "cell": len(seconds) + 1})
+        say({"error": re.sub(r"\x1b\[[\d;]*m", "", "\n".join([str(error), *told])), "cell": (panicked or [len(seconds) + 1])[0]})
         return
     notebook.metadata.clear()
     notebook.metadata.update(specification)

@@ -121,14 +121,16 @@ pub fn sweep(house: &House) -> usize {
     dead.map(|path| remove(&path)).count()
 }
 
-/// Whether a kernel holds this folder. A folder without a lock file is one that is just being made, unless it is old.
+/// Whether a kernel holds this folder. One without a lock file, or whose lock no one holds yet, is just being made, unless it is old.
 fn is_alive(path: &Path) -> bool {
-    match File::open(path.join(LOCK)) {
-        Ok(file) => file.try_lock_shared().is_err(),
-        Err(_) => {
-            let age = std::fs::metadata(path).and_then(|m| m.modified()).ok().and_then(|made| made.elapsed().ok());
-            age.is_none_or(|age| age.as_secs() < 60)
-        }
+    let lock = path.join(LOCK);
+    let young = |path: &Path| {
+        let age = std::fs::metadata(path).and_then(|m| m.modified()).ok().and_then(|made| made.elapsed().ok());
+        age.is_none_or(|age| age.as_secs() < 60)
+    };
+    match File::open(&lock) {
+        Ok(file) => file.try_lock_shared().is_err() || young(&lock),
+        Err(_) => young(path),
     }
 }
 

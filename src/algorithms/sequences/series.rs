@@ -92,7 +92,10 @@ impl InverseSeries {
         Ok(of(&minimise(objective, &start, 60, 1e-9)?.x))
     }
 
-    /// x_K / ‖A‖_F for A = `gram` + ridge I: the approximate (A)⁻¹ z, and after every step before it, `[K + 1]`.
+    /// x_K / ‖A‖_F for A = `gram` + ridge I: the approximate (A)⁻¹ z, and after every step before it, `[K + 1]`. NaN where A is 0.
+    ///
+    /// # Panics
+    /// Unless `gram` is square, of the size of `z`.
     pub fn iterates(&self, gram: &Matrix, z: &[f64]) -> Vec<Vec<f64>> {
         let a = gram.plus(self.ridge, &Matrix::identity(gram.rows()));
         let norm = a.norm();
@@ -116,6 +119,10 @@ impl SequenceAlgorithm for InverseSeries {
     }
 
     fn predict(&self, pairs: &Pairs<'_>) -> Result<Vec<f64>> {
+        if !(self.ridge.is_finite() && self.ridge > 0.0) {
+            // Before the first pair there is nothing else to scale by.
+            return Err(Error::invalid("ridge of the series", self.ridge, "a positive finite number"));
+        }
         by_moments(pairs, self.pairing, |a, c, z| {
             let last = self.iterates(a, z).pop();
             last.map(|x| c.mul_vec(&x)).ok_or_else(|| Error::numerical("series", "it has no iterate"))

@@ -123,7 +123,8 @@ pub fn fig5(settings: &Settings<'_>) -> Result<Reproduction> {
     let at = |v: &[f64]| [10, 20, 30, 40].map(|t| v[t]);
     let largest = |v: &[f64]| v.iter().copied().greatest();
     let ratio = |v: &[f64]| largest(v) / v.iter().copied().least();
-    let falls = large_seen.1.windows(2).filter(|w| w[1] < w[0]).count();
+    // What is no number does not rise either.
+    let falls = large_seen.1.windows(2).filter(|w| w[1] < w[0] || w[0].is_nan() || w[1].is_nan()).count();
     let [(.., tf), (.., rnn), (.., five), _] = &curves;
     let [(.., tf_again), (.., rnn_again), ..] = &again;
     let gaps: Vec<f64> = (0..d).map(|g| g as f64).collect();

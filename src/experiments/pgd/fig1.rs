@@ -8,7 +8,7 @@ use crate::Result;
 use crate::algorithms::KernelPolynomial;
 use crate::compare::{Interval, distance_to_identity};
 use crate::experiments::{Reproduction, Settings};
-use crate::figure::{Claims, Figure, greater};
+use crate::figure::{Claims, Figure, greater, lesser};
 
 /// Trains or loads the networks, draws the figure and checks its claims.
 ///
@@ -41,7 +41,7 @@ pub fn run(settings: &Settings<'_>) -> Result<Reproduction> {
         for layer in 0..3 {
             blue = greater(blue, distance_to_identity(&model.whitened_a(layer, run.task.covariance())?));
             let red = distance_to_identity(&model.a(layer)?);
-            (red_low, red_high) = (red_low.min(red), red_high.max(red));
+            (red_low, red_high) = (lesser(red_low, red), greater(red_high, red));
         }
     }
     let mean = Interval::of(&tests);
