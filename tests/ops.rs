@@ -1,4 +1,4 @@
-//! The fused ops against plain dfdx twins and finite differences.
+//! The fused ops against plain dfdx twins and finite differences, matrix products against plain loops.
 
 #[path = "support/instruction_sets.rs"]
 mod instruction_sets;
@@ -6,8 +6,12 @@ mod instruction_sets;
 use std::sync::Arc;
 
 use dfdx::prelude::*;
+use incontext::ops::gemm::{
+    Left, PANEL, Right, Start, column_sums, gemm, pack, pack_transposed, packed_len, transpose,
+};
 use incontext::ops::linear_attention::{Mask, linear_attention};
 use incontext::ops::linear_transformer::linear_transformer;
+use incontext::ops::simd::WIDTH;
 use incontext::ops::wishart::GramSamples;
 use incontext::rng::{Rng, stream};
 use incontext::tasks::{Covariance, LinearRegression, Prompts, WeightPrior};
@@ -140,6 +144,160 @@ fn the_exact_loss_is_the_mean_of_prompts_with_the_same_gram_and_its_gradient_is_
             };
             let numeric = (at(h) - at(-h)) / (2.0 * h);
             assert!((numeric - gradient[k]).abs() < 1e-7 * (1.0 + numeric.abs()), "{k}: {numeric} {}", gradient[k]);
+        }
+    }
+}
+
+/// Whole numbers, so small that sums of a thousand products are exact: whatever the order of a sum, every bit of it is known.
+fn whole(seed: u64, len: usize) -> Vec<f32> {
+    let mut rng = stream(seed, "whole", 0);
+    (0..len).map(|_| rng.gen_range(-8..=8) as f32).collect()
+}
+
+/// A matrix with rows `stride` apart, which ends with its last entry; between the rows there is what no result may hold.
+fn apart([rows, columns]: [usize; 2], stride: usize, entry: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+    let len = if rows == 0 { 0 } else { (rows - 1) * stride + columns };
+    let at = |k: usize| if k % stride < columns { entry(k / stride, k % stride) } else { f32::NAN };
+    (0..len).map(at).collect()
+}
+
+/// Entries that a product must leave as they are.
+const UNTOUCHED: f32 = 7777.25;
+
+#[test]
+fn matrix_products_are_those_of_plain_loops() {
+    // Sizes below, at and above those of tiles (8 x 32 and 4 x 16), panels (32 columns), blocks of the sum (384 terms) and of
+    // the gathered one (192, where there are 32 rows and more).
+    let sizes = [
+        [1, 1, 1],
+        [7, 15, 3],
+        [8, 32, 5],
+        [5, 17, 0],
+        [9, 33, 384],
+        [3, 70, 385],
+        [31, 31, 191],
+        [32, 16, 192],
+        [40, 100, 193],
+        [37, 70, 385],
+        [61, 49, 777],
+        [33, 47, 1024],
+    ];
+    for (seed, [m, n, k]) in (0..).zip(sizes) {
+        let (a, b) = (whole(4 * seed, m * k), whole(4 * seed + 1, k * n));
+        let (held, bias) = (whole(4 * seed + 2, m * n), whole(4 * seed + 3, n));
+        let product =
+            |i: usize, j: usize| -> f64 { (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b[p * n + j])).sum() };
+        let product: Vec<f64> = (0..m * n).map(|e| product(e / n, e % n)).collect();
+
+        let by_rows = apart([m, k], k + 3, |i, p| a[i * k + p]);
+        let by_terms = apart([k, m], m + 5, |p, i| a[i * k + p]);
+        let lefts = [
+            ("A", Left { data: &by_rows, row: k + 3, step: 1 }),
+            ("Aᵀ", Left { data: &by_terms, row: 1, step: m + 5 }),
+        ];
+
+        // Whole vectors of B are read: what fills them up must stay outside the n columns.
+        let columns = n.next_multiple_of(WIDTH);
+        let filled = |p: usize, j: usize| if j < n { b[p * n + j] } else { f32::NAN };
+        let (near, far) = (apart([k, columns], columns, filled), apart([k, columns], 528, filled));
+        let mut packed = vec![f32::NAN; packed_len(k, n)];
+        pack(k, n, &b, &mut packed);
+        let transposed: Vec<f32> = (0..n * k).map(|e| b[e % k * n + e / k]).collect();
+        let mut packed_from_transposed = vec![f32::NAN; packed_len(k, n)];
+        pack_transposed(k, n, &transposed, &mut packed_from_transposed);
+        for (e, (a, b)) in packed.iter().zip(&packed_from_transposed).enumerate() {
+            let (p, j) = (e % (k * PANEL) / PANEL, e / (k * PANEL) * PANEL + e % PANEL);
+            let expected = if j < n { filled(p, j) } else { 0.0 };
+            assert_eq!([*a, *b], [expected; 2], "packed {k} x {n}, row {p}, column {j}");
+        }
+        let rights = [
+            ("B", Right::rows(&near, columns)),
+            ("B far apart", Right::rows(&far, 528)),
+            ("B packed", Right::packed(&packed, k)),
+            ("B packed from its transpose", Right::packed(&packed_from_transposed, k)),
+        ];
+
+        let filled_bias: Vec<f32> = (0..columns).map(|j| if j < n { bias[j] } else { f32::NAN }).collect();
+        let with_bias = |add| Start { bias: Some(&filled_bias), add };
+        for start in [Start::ZERO, Start::ADD, with_bias(false), with_bias(true)] {
+            for (left_name, left) in lefts {
+                for (right_name, right) in rights {
+                    let stride = columns + 5;
+                    // Unless it is added to, what C holds must not be read.
+                    let old = |i: usize, j: usize| if start.add && j < n { held[i * n + j] } else { f32::NAN };
+                    let mut c = apart([m, columns], stride, old);
+                    for gap in c.chunks_mut(stride).filter(|row| row.len() == stride) {
+                        gap[columns..].fill(UNTOUCHED);
+                    }
+                    gemm([m, n, k], left, right, start, &mut c, stride);
+                    for (i, row) in c.chunks(stride).enumerate() {
+                        for (j, c) in row.iter().take(n).enumerate() {
+                            let from_bias = if start.bias.is_some() { f64::from(bias[j]) } else { 0.0 };
+                            let from_c = if start.add { f64::from(held[i * n + j]) } else { 0.0 };
+                            let expected = product[i * n + j] + from_bias + from_c;
+                            assert!(
+                                f64::from(*c) == expected,
+                                "{left_name} times {right_name}, {m} x {n} x {k}, bias {}, add {}: entry ({i}, {j}) is {c}, \
+                                 not {expected}",
+                                start.bias.is_some(),
+                                start.add
+                            );
+                        }
+                        assert!(row.iter().skip(columns).all(|v| *v == UNTOUCHED), "between rows {i} and the next");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn matrix_products_refuse_slices_that_are_too_short() {
+    let [m, n, k]: [usize; 3] = [3, 20, 4];
+    let columns = n.next_multiple_of(WIDTH);
+    let (a, b, bias) = (vec![1.0; m * k], vec![1.0; k * columns], vec![1.0; columns]);
+    let run = |[a_short, b_short, bias_short, c_short]: [usize; 4]| {
+        let left = Left { data: &a[a_short..], row: k, step: 1 };
+        let right = Right::rows(&b[b_short..], columns);
+        let start = Start { bias: Some(&bias[bias_short..]), add: false };
+        let mut c = vec![0.0; m * columns - c_short];
+        std::panic::catch_unwind(move || gemm([m, n, k], left, right, start, &mut c, columns))
+    };
+    assert!(run([0; 4]).is_ok());
+    for short in [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]] {
+        assert!(run(short).is_err(), "A, B, the bias and C are short of {short:?}");
+    }
+}
+
+#[test]
+fn transposes_and_sums_of_columns_are_those_of_plain_loops() {
+    for (seed, [k, n]) in (0..).zip([[1, 1], [16, 16], [15, 17], [33, 40], [50, 7], [4, 64], [70, 96]]) {
+        let (from_stride, to_stride) = (k + 2, n + 3);
+        let values = whole(seed, n * k);
+        let from = apart([n, k], from_stride, |j, p| values[j * k + p]);
+        let mut to = vec![UNTOUCHED; (k - 1) * to_stride + n];
+        transpose([k, n], &from, from_stride, &mut to, to_stride);
+        for (p, row) in to.chunks(to_stride).enumerate() {
+            for (j, v) in row.iter().enumerate() {
+                let expected = if j < n { values[j * k + p] } else { UNTOUCHED };
+                assert_eq!(*v, expected, "{k} x {n}, row {p}, column {j}");
+            }
+        }
+    }
+    for (seed, [m, n]) in (20..).zip([[0_usize, 5_usize], [1, 1], [7, 16], [30, 33], [400, 50]]) {
+        let columns = n.next_multiple_of(WIDTH);
+        let (values, held) = (whole(seed, m * n), whole(seed + 20, n));
+        let data = apart([m, columns], columns + 9, |i, j| if j < n { values[i * n + j] } else { f32::NAN });
+        for add in [false, true] {
+            let mut to: Vec<f32> = (0..columns + 1).map(|j| if add && j < n { held[j] } else { f32::NAN }).collect();
+            to[columns] = UNTOUCHED;
+            column_sums(m, n, &data, columns + 9, &mut to, add);
+            for j in 0..n {
+                let sum: f64 = (0..m).map(|i| f64::from(values[i * n + j])).sum();
+                let expected = sum + if add { f64::from(held[j]) } else { 0.0 };
+                assert_eq!(f64::from(to[j]), expected, "{m} x {n}, column {j}, add {add}");
+            }
+            assert_eq!(to[columns], UNTOUCHED);
         }
     }
 }
