@@ -452,6 +452,82 @@ fn the_lstm_equals_the_plain_one_and_so_do_its_gradients() {
     }
 }
 
+/// Prompt `b` of a batch, on its own.
+fn prompt(s: &Sequences, b: usize) -> Sequences {
+    let (tokens, targets) = (s.length() * s.inputs(), s.predictions() * s.outputs());
+    let (x, y) = (s.tokens()[b * tokens..][..tokens].to_vec(), s.targets()[b * targets..][..targets].to_vec());
+    let one = Sequences::new([1, s.length(), s.inputs()], x, s.outputs(), y, s.every()).unwrap();
+    one.with_weights(s.weights().to_vec()).unwrap()
+}
+
+/// The gradient in the tokens of the sum of the predictions' squares.
+fn gradient_in_tokens<C: Architecture>(model: &SequenceModel<C>, s: &Sequences) -> Vec<f32> {
+    let tokens = Cpu::default().tensor_from_vec(s.tokens().to_vec(), (s.batch(), s.length(), s.inputs()));
+    let predictions = model.on_tape(model.params.leaky_trace(), tokens.leaky_trace(), s.every()).unwrap();
+    predictions.square().sum().backward().get(&tokens).as_vec()
+}
+
+/// Whatever a model says of a batch is what it says of its prompts one at a time: the loss and its gradient are means.
+fn a_batch_is_its_prompts<C: Architecture>(model: &SequenceModel<C>, s: &Sequences) {
+    let config = model.config();
+    let (loss, gradients) = model.loss_and_gradient(s).unwrap();
+    let gradient = gradients.get(&model.params).as_vec();
+    let states = model.hidden_states(s).unwrap();
+    let (mut mean_loss, mut in_tokens, mut predictions) = (0.0, Vec::new(), Vec::new());
+    let (mut mean, mut size) = (vec![0.0; gradient.len()], vec![0.0; gradient.len()]);
+    for b in 0..s.batch() {
+        let one = prompt(s, b);
+        let (loss, gradients) = model.loss_and_gradient(&one).unwrap();
+        mean_loss += loss / s.batch() as f64;
+        for (k, g) in gradients.get(&model.params).as_vec().into_iter().enumerate() {
+            mean[k] += f64::from(g) / s.batch() as f64;
+            size[k] += f64::from(g.abs()) / s.batch() as f64;
+        }
+        predictions.extend(model.predict(&one).unwrap());
+        in_tokens.extend(gradient_in_tokens(model, &one));
+        for (l, state) in model.hidden_states(&one).unwrap().into_iter().enumerate() {
+            let ours = states[l][b * state.len()..][..state.len()].iter().map(|v| f64::from(*v));
+            assert_close(ours, state.into_iter().map(f64::from), 1e-6, &format!("prompt {b}, layer {l} of {config:?}"));
+        }
+    }
+    assert!((loss - mean_loss).abs() < 1e-6 * mean_loss, "{loss} against {mean_loss} ({config:?})");
+    for entry in config.tensors() {
+        // What one prompt contributes: the prompts' gradients are of either sign.
+        let scale = size[entry.at.clone()].iter().fold(0.0_f64, |m, v| m.max(*v));
+        assert!(scale > 0.0, "{} has no gradient ({config:?})", entry.name);
+        for k in entry.at.clone() {
+            let (ours, expected) = (f64::from(gradient[k]), mean[k]);
+            assert!(
+                (ours - expected).abs() <= 3e-6 * scale,
+                "{}, entry {}: {ours} against {expected} ({config:?})",
+                entry.name,
+                k - entry.at.start
+            );
+        }
+    }
+    let doubles = |values: Vec<f32>| values.into_iter().map(f64::from);
+    assert_close(doubles(model.predict(s).unwrap()), doubles(predictions), 1e-6, &format!("{config:?}"));
+    assert_close(doubles(gradient_in_tokens(model, s)), doubles(in_tokens), 1e-6, &format!("tokens of {config:?}"));
+}
+
+#[test]
+fn a_batch_of_several_chunks_has_the_mean_of_its_prompts_gradients() {
+    // src/ops/sequence.rs cuts a batch into 8 parts, 53 prompts into parts of 6 or 7, and a part into chunks of at most 384
+    // tokens, so of 3 prompts of 99 or 100: every part has two or three chunks, some of them of one size and some not.
+    let shape = [53, 100, 2];
+    let base = Gpt2Config { inputs: 3, layers: 2, positions: Positions::Learned(100), ..Gpt2Config::default() };
+    for config in [
+        base.clone().with_width(16, 2),
+        Gpt2Config { attention: attention(Weights::Softmax, false, true, false), ..base.clone().with_width(20, 1) },
+        Gpt2Config { positions: Positions::Sinusoidal, outputs: 2, mlp: 0, ..base.with_width(12, 3) },
+    ] {
+        a_batch_is_its_prompts(&model(&config, 6), &sequences(&config, shape));
+    }
+    let config = LstmConfig { inputs: 3, outputs: 2, layers: 2, width: 20 };
+    let s = sequences(&Gpt2Config { inputs: 3, outputs: 2, ..Gpt2Config::default() }, shape);
+    a_batch_is_its_prompts(&Lstm::init(config, 6).unwrap(), &s);
+}
+
 /// The bits of a loss, a gradient, predictions and hidden states.
 fn bits<C: Architecture>(model: &SequenceModel<C>, s: &Sequences) -> Vec<u32> {
     let (loss, gradients) = model.loss_and_gradient(s).unwrap();
