@@ -1,15 +1,18 @@
 //! Trainings of a sequence model that are killed, run out of disk, diverge or stop early; optimisers and curricula; weights
 //! from other programs' files.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use dfdx::prelude::{Cpu, Gradients};
 use incontext::figure::Extremes;
 use incontext::models::pretrained;
 use incontext::ops::attention::{Attention, Weights};
 use incontext::prelude::*;
+use incontext::progress::Report;
 use incontext::rng::stream;
 use incontext::train::{Optimizer, Stateful, muon};
 use incontext::{Error, Result};
@@ -125,33 +128,76 @@ fn a_child_trains() {
     assert!(done.is_ok(), "{done:?}");
 }
 
+/// The step of a state that is on the disk, if there is one, and its bytes: parameters, the optimiser's moments and the history.
+fn kept(state: &Path) -> Option<(u64, Vec<u8>)> {
+    let bytes = std::fs::read(state).ok()?;
+    Some((Checkpoint::load(state).unwrap().manifest["step"].as_u64().unwrap(), bytes))
+}
+
+/// Keeps every state that a training leaves on the disk on its way.
+struct EveryState {
+    path: PathBuf,
+    states: Mutex<BTreeMap<u64, Vec<u8>>>,
+}
+
+impl Observer for EveryState {
+    fn report(&self, _: &Report<'_>) {}
+
+    // Asked at every step, before its state is saved.
+    fn interrupted(&self) -> bool {
+        self.states.lock().unwrap().extend(kept(&self.path));
+        false
+    }
+}
+
 #[test]
 fn killed_at_any_moment_and_resumed_it_is_the_training_that_was_never_stopped() {
     let folder = folder("kill");
     let whole = trainer(STEPS, None).run(&mut Small::new(), &mut muon(1e-2)).unwrap();
+    let observer = EveryState { path: folder.join("whole.safetensors"), states: Mutex::default() };
+    let begin = Instant::now();
+    let watched = Trainer { observer: &observer, ..trainer(STEPS, Some(&observer.path)) };
+    assert_eq!(bits(&watched.run(&mut Small::new(), &mut muon(1e-2)).unwrap()), bits(&whole));
+    // Delays that spread the kills over the whole training, on any machine.
+    let longest = begin.elapsed() / 4;
+    observer.interrupted();
+    let states = observer.states.into_inner().unwrap();
+    assert!(states.keys().copied().eq(0..=STEPS), "a state at every step");
+    let as_never_stopped = |state: &Path, when: &str| {
+        let kept = kept(state);
+        if let Some((step, bytes)) = &kept {
+            assert!(*bytes == states[step], "the state of step {step} {when} is another than without kills");
+        }
+        kept.map(|(step, _)| step)
+    };
+
     let mut rng = stream(1, "kills", 0);
-    let mut kills = 0;
-    let mut cycle = 0;
-    while kills < 25 {
+    let (mut kills, mut midway, mut cycle) = (0, 0, 0);
+    while kills < 25 || midway == 0 {
         cycle += 1;
-        assert!(cycle < 400, "it ends before it can be killed");
+        assert!(cycle < 400, "after {kills} kills, {midway} of them midway: it cannot be killed while it trains");
         let state = folder.join(format!("{cycle}.safetensors"));
         let mut killed_here = 0;
         loop {
-            let mut process = child(1 + cycle % 4, &state).spawn().unwrap();
-            std::thread::sleep(Duration::from_millis(rng.gen_range(1..120)));
+            // Every process of a training has another number of threads than the one before.
+            let mut command = child(1 + (cycle + killed_here) % 4, &state);
+            if killed_here == 5 {
+                assert!(command.status().unwrap().success(), "the last one is left alone");
+                break;
+            }
+            let mut process = command.spawn().unwrap();
+            std::thread::sleep(longest.mul_f64(rng.gen_range(0.0..1.0)));
             // SIGKILL: nothing can be tidied up.
             process.kill().unwrap();
             if process.wait().unwrap().success() {
                 break;
             }
             killed_here += 1;
-            if killed_here == 5 {
-                assert!(child(2, &state).status().unwrap().success(), "the last one is left alone");
-                break;
-            }
+            let step = as_never_stopped(&state, "after a kill");
+            midway += usize::from(step.is_some_and(|step| 0 < step && step < STEPS));
         }
         kills += killed_here;
+        assert_eq!(as_never_stopped(&state, "at the end"), Some(STEPS));
         // A finished state is read, not trained on.
         let resumed = trainer(STEPS, Some(&state)).run(&mut Small::new(), &mut muon(1e-2)).unwrap();
         assert_eq!(bits(&resumed), bits(&whole), "after {killed_here} kills");
@@ -162,6 +208,8 @@ fn killed_at_any_moment_and_resumed_it_is_the_training_that_was_never_stopped() 
 #[cfg(unix)]
 #[test]
 fn a_full_disk_is_an_error_and_leaves_the_last_state() {
+    // What the system says of a file that may not grow.
+    const EFBIG: i32 = 27;
     let folder = folder("disk");
     let state = folder.join("state.safetensors");
     trainer(STEPS, None).run(&mut Small::new(), &mut muon(1e-2)).unwrap();
@@ -172,8 +220,12 @@ fn a_full_disk_is_an_error_and_leaves_the_last_state() {
     let mut limited = Command::new("sh");
     let program = std::env::current_exe().unwrap();
     limited.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" --exact a_child_trains --quiet"]).arg(program);
-    let ended = limited.env(CHILD, &state).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
-    assert!(!ended.success());
+    let ended = limited.env(CHILD, &state).output().unwrap();
+    assert!(!ended.status.success());
+    // The child shows the error that its training ended with: this one, of this file, whole.
+    let error = Error::file(&state, "write", std::io::Error::from_raw_os_error(EFBIG));
+    let words = String::from_utf8_lossy(&ended.stdout);
+    assert!(words.contains(&format!("Err({error:?})")), "'{error:?}' is not in: {words}");
     assert_eq!(std::fs::read(&state).unwrap(), before);
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "nothing is left behind");
     std::fs::remove_dir_all(folder).unwrap();
