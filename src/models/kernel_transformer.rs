@@ -4,7 +4,7 @@
 use dfdx::prelude::*;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::{Parameter, Parameters, visit_tensor};
+use super::{Parameter, Parameters, gradients_of, visit_tensor};
 use crate::error::{all_finite, array_len};
 use crate::linalg::Matrix;
 use crate::ops::kernel_prompts::KernelPrompts;
@@ -307,13 +307,7 @@ impl KernelTransformer<f32> {
     /// # Errors
     /// [`Error::Shape`] if it has another number of entries.
     pub fn gradients(&self, gradient: &[f64]) -> Result<Gradients<f32, Cpu>> {
-        let mut gradients = Gradients::leaky();
-        let into = gradients.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
-        if into.len() != gradient.len() {
-            return Err(Error::shape("gradient of the model", &[gradient.len()], format!("[{}]", into.len())));
-        }
-        into.iter_mut().zip(gradient).for_each(|(to, g)| *to = *g as f32);
-        Ok(gradients)
+        gradients_of(&self.params, "model", gradient)
     }
 }
 

@@ -88,6 +88,20 @@ pub fn visit_tensor<S: Shape>(
     Ok(())
 }
 
+/// `gradient` in a model's only tensor, as optimisers read it.
+///
+/// # Errors
+/// [`Error::Shape`] if it has another number of entries.
+fn gradients_of<S: Shape>(tensor: &Tensor<S, f32, Cpu>, what: &str, gradient: &[f64]) -> Result<Gradients<f32, Cpu>> {
+    let mut gradients = Gradients::leaky();
+    let into = gradients.get_or_alloc_mut(tensor).map_err(|e| Error::numerical("gradient", e.to_string()))?;
+    if into.len() != gradient.len() {
+        return Err(Error::shape(format!("gradient of the {what}"), &[gradient.len()], format!("[{}]", into.len())));
+    }
+    into.iter_mut().zip(gradient).for_each(|(to, g)| *to = *g as f32);
+    Ok(gradients)
+}
+
 /// The values of a model's own tensor, which stand in its memory in order. dfdx's `as_vec` looks for the place of every one of
 /// them, which takes longer than the optimiser's arithmetic.
 pub(crate) fn contents<S: Shape, T>(tensor: &Tensor<S, f32, Cpu, T>) -> Vec<f32> {

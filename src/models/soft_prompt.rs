@@ -3,7 +3,7 @@
 use dfdx::prelude::{Cpu, Gradients, Tensor, TensorFromVec};
 use rand_distr::{Distribution, StandardNormal};
 
-use super::{Parameter, Parameters, visit_tensor};
+use super::{Parameter, Parameters, gradients_of, visit_tensor};
 use crate::error::{all_finite, array_len};
 use crate::ops::lane_products::OnLanes;
 use crate::ops::sequence_transformer::{Architecture, squared_loss_in_tokens};
@@ -55,13 +55,7 @@ impl SoftPrompt {
     /// # Errors
     /// [`Error::Shape`] if it has another number of entries.
     pub fn gradients(&self, gradient: &[f64]) -> Result<Gradients<f32, Cpu>> {
-        let mut gradients = Gradients::leaky();
-        let into = gradients.get_or_alloc_mut(&self.tokens).map_err(|e| Error::numerical("gradient", e.to_string()))?;
-        if into.len() != gradient.len() {
-            return Err(Error::shape("gradient of the soft prompt", &[gradient.len()], format!("[{}]", into.len())));
-        }
-        into.iter_mut().zip(gradient).for_each(|(to, g)| *to = *g as f32);
-        Ok(gradients)
+        gradients_of(&self.tokens, "soft prompt", gradient)
     }
 }
 
