@@ -30,8 +30,11 @@ impl Folder {
     pub fn make(house: &House, template: &Template) -> Outcome<Folder> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
         let path = house.make(&format!("kernels/k{}x{since:x}", std::process::id()))?;
-        let lock = File::create(path.join(LOCK)).doing(|| format!("write in {}", house.short(&path)))?;
+        // Under its name only once it is locked: another kernel's sweep would take the folder for a dead one's.
+        let unlocked = path.join("unlocked");
+        let lock = File::create(&unlocked).doing(|| format!("write in {}", house.short(&path)))?;
         lock.lock().doing(|| format!("lock {}", house.short(&path)))?;
+        std::fs::rename(&unlocked, path.join(LOCK)).doing(|| format!("rename in {}", house.short(&path)))?;
         let folder = Folder { path, _lock: lock };
         if needs_alias(&folder.path) {
             let alias = alias(&folder.path);
@@ -121,16 +124,14 @@ pub fn sweep(house: &House) -> usize {
     dead.map(|path| remove(&path)).count()
 }
 
-/// Whether a kernel holds this folder. One without a lock file, or whose lock no one holds yet, is just being made, unless it is old.
+/// Whether a kernel holds this folder. A folder without a lock file is one that is just being made, unless it is old.
 fn is_alive(path: &Path) -> bool {
-    let lock = path.join(LOCK);
-    let young = |path: &Path| {
-        let age = std::fs::metadata(path).and_then(|m| m.modified()).ok().and_then(|made| made.elapsed().ok());
-        age.is_none_or(|age| age.as_secs() < 60)
-    };
-    match File::open(&lock) {
-        Ok(file) => file.try_lock_shared().is_err() || young(&lock),
-        Err(_) => young(path),
+    match File::open(path.join(LOCK)) {
+        Ok(file) => file.try_lock_shared().is_err(),
+        Err(_) => {
+            let age = std::fs::metadata(path).and_then(|m| m.modified()).ok().and_then(|made| made.elapsed().ok());
+            age.is_none_or(|age| age.as_secs() < 60)
+        }
     }
 }
 

@@ -56,10 +56,10 @@ impl LayerClip {
     ///
     /// ```
     /// use incontext::experiments::fgd::recipes::LayerClip;
-    /// let mut gradient = [0.4, 3.0, 0.1, 0.2];
+    /// let mut gradient = [0.0, 3.0, 0.0, 3.0];
     /// LayerClip { limit: 1.0, from: 3 }.apply(&mut gradient, &[0.0, 4.0], 2);
-    /// // Layer 0: from a norm of 5.02 to 1/9; layer 1: 4.01 to 1/4.
-    /// assert!((gradient[1] - 3.0 / 9.0 / 25.16_f64.sqrt()).abs() < 1e-12 && (gradient[3] - 0.2 / 4.0 / 16.05_f64.sqrt()).abs() < 1e-12);
+    /// // Layer 0: from a norm of 3 to 1/9; layer 1: from one of 5, held entries with it, to 1/4.
+    /// assert!((gradient[1] - 1.0 / 9.0).abs() < 1e-12 && (gradient[3] - 0.6 / 4.0).abs() < 1e-12);
     /// ```
     pub fn apply(self, gradient: &mut [f64], held: &[f64], layers: usize) {
         let (free, rest) = (gradient.len() / layers.max(1), held.len() / layers.max(1));
