@@ -420,8 +420,7 @@ pub fn fixed(settings: &Settings<'_>) -> Result<Reproduction> {
     let shares = runs.iter().filter(|r| r.network == "lsa6").map(fractions).collect::<Result<Vec<_>>>()?.concat();
     let figure = Figure::new("mesa.fig12", "One fixed teacher: it is memorised, and no mesa-optimiser appears")
         .caption(format!(
-            "n = 5, T = 25, the same W in all sequences, {}. The weights can know W; the loss still falls along a \
-             sequence.",
+            "n = 5, T = 25, the same W in all sequences, {}, 3,000 steps. The weights can know W.",
             seeds(six.len())
         ))
         .panel(panel)
@@ -483,10 +482,10 @@ pub fn contracting(settings: &Settings<'_>) -> Result<Reproduction> {
         Target::Preconditioned(InverseSeries { ridge: 4.0 / 3.0, ..InverseSeries::authors("linear", Pairing::All)? });
     let ([_, mut probe_panel], scores) = probing(&six, target, settings)?;
     probe_panel.title = "B: probe for the preconditioned state, LSA-6".to_owned();
-    let figure = Figure::new("mesa.fig11", "Contracting dynamics: the same conclusions, in the mean over tokens")
+    let figure = Figure::new("mesa.fig11", "Contracting dynamics: one layer is one step, in the mean over tokens")
         .caption(format!(
-            "W = U diag(e) U⁻¹, e_{{i}} ~ U(0.3, 0.9) and one of them 0.9, states clipped to ±2; n = 5, T = 25, constructed tokens, {}, 1,000 \
-             steps (the mesa layer 3,000).",
+            "W = U diag(e) U⁻¹, e_{{i}} ~ U(0.3, 0.9) and one of them 0.9, states clipped to ±2; n = 5, T = 25, constructed tokens, {}, 3,000 \
+             steps.",
             seeds(six.len())
         ))
         .panel(

@@ -329,15 +329,16 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         };
         networks.into_iter().flat_map(of).collect()
     };
-    let constructed = |task: Dynamics, one: f64, steps: u64, settle: bool| -> Result<Vec<(String, Protocol)>> {
+    let constructed = |task: Dynamics, one: f64, settle: bool| -> Result<Vec<(String, Protocol)>> {
         let mut networks = vec![("mesa".to_owned(), mesa(SMALL)?.on(task.clone()))];
         for layers in [1, 2, 4, 6] {
-            let mut protocol = linear_attention(SMALL, layers)?.on(task.clone()).steps(steps);
+            let mut protocol = linear_attention(SMALL, layers)?.on(task.clone());
             if layers == 1 {
                 protocol.rate = one;
             } else if settle {
                 // At a constant rate the late tokens, with their long sums, make the loss of deep networks jump.
-                protocol.schedule = Schedule::Hold { warmup: 0, hold: steps * 3 / 5, until: steps, floor: 0.0 };
+                let until = protocol.steps;
+                protocol.schedule = Schedule::Hold { warmup: 0, hold: until * 3 / 5, until, floor: 0.0 };
             }
             networks.push((format!("lsa{layers}"), protocol));
         }
@@ -384,17 +385,17 @@ pub fn catalogue() -> Result<Vec<Entry>> {
         Entry {
             id: "mesa-linear",
             title: "1 to 6 linear layers and a mesa layer, n = 5, T = 25",
-            runs: seeds(constructed(Dynamics::linear(n, t)?, 4e-4, 3000, true)?),
+            runs: seeds(constructed(Dynamics::linear(n, t)?, 4e-4, true)?),
         },
         Entry {
             id: "mesa-fixed",
             title: "the same for one fixed teacher",
-            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, 1500, false)?),
+            runs: seeds(constructed(Dynamics::pool(n, t, 1)?, 1e-3, false)?),
         },
         Entry {
             id: "mesa-contracting",
             title: "the same for contracting dynamics",
-            runs: seeds(constructed(Dynamics::contracting(n, t)?, 1e-3, 1000, true)?),
+            runs: seeds(constructed(Dynamics::contracting(n, t)?, 1e-3, true)?),
         },
         Entry {
             id: "mesa-stacks",
