@@ -41,13 +41,16 @@ pub fn checkpoint(
             path
         } else {
             std::fs::create_dir_all(&fresh).map_err(|e| Error::file(&fresh, "create", e))?;
+            // States of its own: those in `work` are of trainings that the user has begun.
+            let states = fresh.join("states").join(id);
             if !mine {
                 // What another program trained, or began to train, may follow another recipe.
                 remove(&path)?;
+                if states.exists() {
+                    std::fs::remove_dir_all(&states).map_err(|e| Error::file(&states, "remove", e))?;
+                }
                 crate::fs::write_atomic(&maker, program.as_bytes())?;
             }
-            // States of its own: those in `work` are of trainings that the user has begun.
-            let states = fresh.join("states");
             let settings = Settings { work: states, checkpoints: settings.checkpoints.clone(), ..*settings };
             train(id, &settings, &TrainOptions { resume: mine, seed: None, out: Some(fresh) })?
         }

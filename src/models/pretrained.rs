@@ -133,13 +133,6 @@ fn architecture(tensors: &Tensors, heads: usize) -> Result<Gpt2Config> {
         shape.get(axis).copied().ok_or_else(|| Error::shape(name, shape, "a matrix"))
     };
     let width = side("h.0.attn.c_attn.weight", 0)?;
-    if width == 0 {
-        return Err(Error::shape(
-            "h.0.attn.c_attn.weight",
-            &tensors["h.0.attn.c_attn.weight"].0,
-            "a width of at least 1",
-        ));
-    }
     if heads == 0 || !width.is_multiple_of(heads) {
         return Err(Error::invalid("heads", heads, format!("a divisor of the width, {width}")));
     }

@@ -15,7 +15,8 @@ pub enum Signs {
 
 /// The weights of Theorem 5.1 for dimension d, n examples, k Newton steps and a constant α.
 ///
-/// Two layouts. [`NewtonConstruction::compact`] is exact with k + 2 layers of attention with two heads and MLPs, which double T, and nothing else: a token
+/// Two layouts. [`NewtonConstruction::compact`] is exact with k + 2 layers of attention with two heads and MLPs, which
+/// double T, and nothing else: a token
 /// (u, x, x_q, y, out) of 3d + 2 coordinates for each example and one for the query. [`NewtonConstruction::layered`] has the
 /// paper's tokens x_1, y_1, …, x_n, y_n, x_test and its budget of k + 8 layers.
 ///
