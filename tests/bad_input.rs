@@ -23,8 +23,10 @@ use incontext::models::{
     GeneralLinearTransformer, Gpt2, Gpt2Config, Init, KernelTransformer, LinearTransformer, Lstm, LstmConfig,
     Parametrisation, Positions, SoftPrompt,
 };
+use incontext::ops::attention::Attention;
 use incontext::ops::kernel_prompts::{KernelPrompts, Labels};
 use incontext::ops::kernel_transformer::{Activation, ValueBlock};
+use incontext::ops::layers;
 use incontext::ops::linear_attention::{Mask, linear_attention};
 use incontext::ops::linear_transformer::linear_transformer;
 use incontext::ops::sequence_transformer::{Architecture, LaneBatch, cross_entropy};
@@ -241,6 +243,49 @@ fn models_and_ops() {
         let params: Tensor<(usize, usize, usize, usize), f64, Cpu> = device.zeros_like(&shape);
         refuses("parameters", &["parameters", "[layers >= 1, 2, 4, 4]"], || linear_transformer(&other, params));
     }
+
+    let tokens = |batch: usize, tokens: usize, width: usize| -> Tensor<(usize, usize, usize), f32, Cpu> {
+        device.zeros_like(&(batch, tokens, width))
+    };
+    let attention = |x, heads, key| layers::attention(x, heads, key, Attention::default());
+    refuses("no heads", &["heads", "got 0"], || attention(tokens(1, 2, 6), 0, 1));
+    refuses("no keys", &["size of keys", "got 0"], || attention(tokens(1, 2, 6), 2, 0));
+    refuses("width", &["[1, 2, 7]", "3 x 2 heads x 1"], || attention(tokens(1, 2, 7), 2, 1));
+    refuses("endless heads", &["[1, 2, 6]"], || attention(tokens(1, 2, 6), usize::MAX, 2));
+    refuses("endless keys", &["[1, 2, 6]"], || attention(tokens(1, 2, 6), 1, usize::MAX / 2 + 1));
+    refuses("no prompts", &["[0, 2, 6]", "batch >= 1"], || attention(tokens(0, 2, 6), 2, 1));
+    refuses("no tokens", &["[1, 0, 6]", "tokens >= 1"], || attention(tokens(1, 0, 6), 2, 1));
+    refuses("tokens beyond memory", &["weights of a head", "memory"], || attention(tokens(1, 1 << 21, 3), 1, 1));
+    refuses("a view beyond memory", &["size of the queries", "memory"], || {
+        let one: Tensor<(usize,), f32, Cpu> = device.zeros_like(&(3,));
+        attention(one.broadcast_like::<_, Axes2<0, 1>>(&(1, 1 << 50, 3)), 1, 1)
+    });
+    let matrix =
+        |rows: usize, columns: usize| -> Tensor<(usize, usize), f32, Cpu> { device.zeros_like(&(rows, columns)) };
+    let vector = |len: usize| -> Tensor<(usize,), f32, Cpu> { device.zeros_like(&(len,)) };
+    refuses("weights", &["weights", "[4, 2]", "[3, out >= 1]"], || {
+        layers::affine(matrix(5, 3), matrix(4, 2), vector(2))
+    });
+    refuses("no outputs", &["weights", "[3, 0]"], || layers::affine(matrix(5, 3), matrix(3, 0), vector(0)));
+    refuses("biases", &["biases", "[3]", "[2]"], || layers::affine(matrix(5, 3), matrix(3, 2), vector(3)));
+    refuses("outputs beyond memory", &["outputs", "memory"], || {
+        layers::affine(matrix(1 << 22, 1), matrix(1, 1 << 22), vector(1 << 22))
+    });
+    refuses("gains", &["gamma", "[2]", "[3]"], || layers::layer_norm(matrix(5, 3), vector(2), vector(3)));
+    refuses("shifts", &["beta", "[4]", "[3]"], || layers::layer_norm(matrix(5, 3), vector(3), vector(4)));
+    for (rows, columns) in [(0, 3), (5, 0)] {
+        let shown = format!("[{rows}, {columns}]");
+        let words = ["x", &shown, "rows >= 1"];
+        refuses("nothing", &words, || layers::affine(matrix(rows, columns), matrix(columns, 2), vector(2)));
+        refuses("nothing", &words, || layers::layer_norm(matrix(rows, columns), vector(columns), vector(columns)));
+        refuses("nothing", &words, || layers::gelu(matrix(rows, columns)));
+    }
+    let endless = || vector(3).broadcast_like::<_, dfdx::shapes::Axis<0>>(&(1 << 50, 3));
+    refuses("a view beyond memory", &["size of the x", "memory"], || layers::gelu(endless()));
+    refuses("a view beyond memory", &["size of the x"], || layers::layer_norm(endless(), vector(3), vector(3)));
+    refuses("a view beyond memory", &["size of the x"], || layers::affine(endless(), matrix(3, 1), vector(1)));
+    let huge = survives("scores beyond f32", || attention(tokens(1, 2, 3) + f32::MAX, 1, 1));
+    assert_eq!(huge.unwrap().as_vec().len(), 2);
 
     refuses("no dimension", &["Gram samples"], || GramSamples::new(0, &[]));
     refuses("no samples", &["Gram samples", "[0]"], || GramSamples::new(2, &[]));

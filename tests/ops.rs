@@ -2,19 +2,24 @@
 
 #[path = "support/instruction_sets.rs"]
 mod instruction_sets;
+#[path = "support/twins.rs"]
+mod twins;
 
 use std::sync::Arc;
 
 use dfdx::prelude::*;
+use incontext::ops::attention::{Attention, Weights};
 use incontext::ops::gemm::{
     Left, PANEL, Right, Start, column_sums, gemm, pack, pack_transposed, packed_len, transpose,
 };
+use incontext::ops::layers;
 use incontext::ops::linear_attention::{Mask, linear_attention};
 use incontext::ops::linear_transformer::linear_transformer;
 use incontext::ops::simd::WIDTH;
 use incontext::ops::wishart::GramSamples;
 use incontext::rng::{Rng, stream};
 use incontext::tasks::{Covariance, LinearRegression, Prompts, WeightPrior};
+use twins::{Taped2, Taped3};
 
 fn random(seed: u64, len: usize, scale: f64) -> Vec<f64> {
     let mut rng = stream(seed, "test", 0);
@@ -43,9 +48,6 @@ fn twin(z: Taped3, p: Taped2, q: Taped2, mask: Mask) -> Taped3 {
     let values = scores.matmul(z.with_empty_tape());
     values.matmul(p.permute::<_, Axes2<1, 0>>()) + z
 }
-
-type Taped3 = Tensor<(usize, usize, usize), f64, Cpu, OwnedTape<f64, Cpu>>;
-type Taped2 = Tensor<(usize, usize), f64, Cpu, OwnedTape<f64, Cpu>>;
 
 #[test]
 fn linear_attention_equals_its_plain_twin_and_so_do_its_gradients() {
@@ -300,6 +302,230 @@ fn transposes_and_sums_of_columns_are_those_of_plain_loops() {
             assert_eq!(to[columns], UNTOUCHED);
         }
     }
+}
+
+/// Inputs of an op, and its outputs, each one entry after the other.
+type Flat<T> = Tensor<(usize,), T, Cpu>;
+type Taped<T> = Tensor<(usize,), T, Cpu, OwnedTape<T, Cpu>>;
+
+fn leaves<T: Dtype>(values: &[Vec<f32>], of: impl Fn(f32) -> T) -> Vec<Flat<T>>
+where
+    Cpu: TensorFromVec<T>,
+{
+    values.iter().map(|v| Cpu::default().tensor_from_vec(v.iter().map(|v| of(*v)).collect(), (v.len(),))).collect()
+}
+
+fn doubles(x: &Flat<f32>) -> Vec<f64> {
+    x.as_vec().into_iter().map(f64::from).collect()
+}
+
+/// An op in single precision has the outputs and the gradients in all inputs of its twin in double precision, and the
+/// gradients are the finite differences of its own outputs, to this part of what an entry changes.
+fn equals_its_twin(
+    what: &str,
+    lens: &[usize],
+    differences: f64,
+    fused: impl Fn(&[Flat<f32>]) -> Taped<f32>,
+    twin: impl Fn(&[Flat<f64>]) -> Taped<f64>,
+) {
+    let f32s = |seed, len, scale| -> Vec<f32> { random(seed, len, scale).into_iter().map(|v| v as f32).collect() };
+    let values: Vec<Vec<f32>> = (0..).zip(lens).map(|(seed, len)| f32s(seed, *len, 1.5)).collect();
+    let (ours, theirs) = (leaves(&values, |v| v), leaves(&values, f64::from));
+    let (out, expected) = (fused(&ours), twin(&theirs));
+    assert_close(&doubles(&out.retaped::<NoneTape>()), &expected.as_vec(), 2e-6, what);
+
+    // Twice on the tape: gradients are added to what is there.
+    let coefficients = f32s(20, expected.as_vec().len(), 1.0);
+    let [c] = &leaves(std::slice::from_ref(&coefficients), |v| v)[..] else { unreachable!() };
+    let [c64] = &leaves(std::slice::from_ref(&coefficients), f64::from)[..] else { unreachable!() };
+    let gradients = (out * fused(&ours) * c.clone()).sum().backward();
+    let expected = (expected.square() * c64.clone()).sum().backward();
+    for (k, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+        let expected = expected.get(theirs).as_vec();
+        assert_close(&doubles(&gradients.get(ours)), &expected, 3e-6, &format!("{what}: gradient in input {k}"));
+    }
+
+    let sum = |inputs: &[Flat<f32>]| -> f64 {
+        let out = fused(inputs).as_vec();
+        out.iter().zip(&coefficients).map(|(y, c)| f64::from(*y) * f64::from(*c)).sum()
+    };
+    let gradients = (fused(&ours) * c.clone()).sum().backward();
+    for (k, leaf) in ours.iter().enumerate() {
+        let signs = random(30 + k as u64, lens[k], 1.0);
+        let moved = |step: f32| -> Vec<f32> {
+            values[k].iter().zip(&signs).map(|(v, s)| v + step * s.signum() as f32).collect()
+        };
+        let (up, down) = (moved(1.0 / 2048.0), moved(-1.0 / 2048.0));
+        let at = |moved: &Vec<f32>| {
+            let mut all = values.clone();
+            all[k].clone_from(moved);
+            sum(&leaves(&all, |v| v))
+        };
+        let numeric = at(&up) - at(&down);
+        let change = up.iter().zip(&down).map(|(a, b)| f64::from(a - b));
+        let terms: Vec<f64> = doubles(&gradients.get(leaf)).into_iter().zip(change).map(|(g, d)| g * d).collect();
+        let (sum, size) = (terms.iter().sum::<f64>(), terms.iter().map(|t| t * t).sum::<f64>().sqrt());
+        let error = (sum - numeric).abs();
+        assert!(error <= differences * size + 1e-6, "{what}, input {k}: {sum} against the difference {numeric}");
+    }
+}
+
+#[test]
+fn attention_of_every_form_equals_its_twin_and_so_do_its_gradients() {
+    for form in twins::forms() {
+        for [batch, tokens, heads, key] in [[2, 17, 3, 5], [1, 33, 2, 16], [1, 1, 1, 1], [3, 8, 1, 20]] {
+            let (shape, len) = ((batch, tokens, 3 * heads * key), batch * tokens * heads * key);
+            equals_its_twin(
+                &format!("{form:?} of {batch} x {tokens} tokens, {heads} heads of {key}"),
+                &[3 * len],
+                // A score may be 0 between two points.
+                if form.weights == Weights::Relu { 0.1 } else { 2e-3 },
+                |x| {
+                    let qkv = x[0].leaky_trace().reshape_like(&shape);
+                    layers::attention(qkv, heads, key, form).unwrap().reshape_like(&(len,))
+                },
+                |x| twins::attention(x[0].leaky_trace().reshape_like(&shape), heads, key, form).reshape_like(&(len,)),
+            );
+        }
+    }
+}
+
+#[test]
+fn affine_layers_equal_their_twins_and_so_do_their_gradients() {
+    for [rows, inputs, outputs] in [[1, 1, 1], [7, 5, 3], [64, 16, 32], [130, 17, 140], [1100, 20, 9]] {
+        let flat = (rows * outputs,);
+        equals_its_twin(
+            &format!("affine layer, {rows} x {inputs} x {outputs}"),
+            &[rows * inputs, inputs * outputs, outputs],
+            2e-3,
+            |x| {
+                let w = x[1].leaky_trace().reshape_like(&(inputs, outputs));
+                let x0 = x[0].leaky_trace().reshape_like(&(rows, inputs));
+                layers::affine(x0, w, x[2].leaky_trace()).unwrap().reshape_like(&flat)
+            },
+            |x| {
+                let w = x[1].leaky_trace().reshape_like(&(inputs, outputs));
+                let x0 = x[0].leaky_trace().reshape_like(&(rows, inputs));
+                twins::affine(x0, w, x[2].leaky_trace()).reshape_like(&flat)
+            },
+        );
+    }
+}
+
+#[test]
+fn layer_norm_equals_its_twin_and_so_do_its_gradients() {
+    for [rows, width] in [[1, 1], [7, 5], [65, 33], [3, 16], [1100, 20]] {
+        let flat = (rows * width,);
+        equals_its_twin(
+            &format!("layer norm, {rows} x {width}"),
+            &[rows * width, width, width],
+            2e-3,
+            |x| {
+                let x0 = x[0].leaky_trace().reshape_like(&(rows, width));
+                layers::layer_norm(x0, x[1].leaky_trace(), x[2].leaky_trace()).unwrap().reshape_like(&flat)
+            },
+            |x| {
+                let x0 = x[0].leaky_trace().reshape_like(&(rows, width));
+                twins::layer_norm(x0, x[1].leaky_trace(), x[2].leaky_trace()).reshape_like(&flat)
+            },
+        );
+    }
+}
+
+#[test]
+fn gelu_equals_its_twin_and_so_do_its_gradients() {
+    for shape in [(1, 1), (7, 5), (300, 70)] {
+        let flat = (shape.0 * shape.1,);
+        equals_its_twin(
+            &format!("gelu of {shape:?}"),
+            &[flat.0],
+            2e-3,
+            |x| layers::gelu(x[0].leaky_trace().reshape_like(&shape)).unwrap().reshape_like(&flat),
+            |x| twins::gelu(x[0].leaky_trace().reshape_like(&shape)).reshape_like(&flat),
+        );
+    }
+}
+
+#[test]
+fn views_of_tensors_have_their_gradients_where_they_came_from() {
+    // Tokens last, as columns, and one vector for all rows: the tensors' entries are in another order, or fewer.
+    let (batch, tokens, heads, key) = (2, 18, 2, 7);
+    let (width, len) = (3 * heads * key, batch * tokens * heads * key);
+    let form = Attention::default();
+    equals_its_twin(
+        "attention over columns",
+        &[3 * len],
+        2e-3,
+        |x| {
+            let qkv = x[0].leaky_trace().reshape_like(&(batch, width, tokens)).permute::<_, Axes3<0, 2, 1>>();
+            layers::attention(qkv, heads, key, form).unwrap().reshape_like(&(len,))
+        },
+        |x| {
+            let qkv = x[0].leaky_trace().reshape_like(&(batch, width, tokens)).permute::<_, Axes3<0, 2, 1>>();
+            twins::attention(qkv, heads, key, form).reshape_like(&(len,))
+        },
+    );
+    let (rows, inputs, outputs) = (70, 6, 5);
+    equals_its_twin(
+        "an affine layer's transposed weights, the same row again and again, one bias",
+        &[inputs, inputs * outputs, 1],
+        2e-3,
+        |x| {
+            let x0 = x[0].leaky_trace().broadcast_like::<_, Axis<0>>(&(rows, inputs));
+            let w = x[1].leaky_trace().reshape_like(&(outputs, inputs)).permute::<_, Axes2<1, 0>>();
+            let b = x[2].leaky_trace().reshape_like(&()).broadcast_like::<_, Axis<0>>(&(outputs,));
+            layers::affine(x0, w, b).unwrap().reshape_like(&(rows * outputs,))
+        },
+        |x| {
+            let x0 = x[0].leaky_trace().broadcast_like::<_, Axis<0>>(&(rows, inputs));
+            let w = x[1].leaky_trace().reshape_like(&(outputs, inputs)).permute::<_, Axes2<1, 0>>();
+            let b = x[2].leaky_trace().reshape_like(&()).broadcast_like::<_, Axis<0>>(&(outputs,));
+            twins::affine(x0, w, b).reshape_like(&(rows * outputs,))
+        },
+    );
+    equals_its_twin(
+        "gelu of layer norm, columns as rows, one gain",
+        &[rows * inputs, 1, inputs],
+        2e-3,
+        |x| {
+            let x0 = x[0].leaky_trace().reshape_like(&(inputs, rows)).permute::<_, Axes2<1, 0>>();
+            let gamma = x[1].leaky_trace().reshape_like(&()).broadcast_like::<_, Axis<0>>(&(inputs,));
+            let y = layers::layer_norm(x0, gamma, x[2].leaky_trace()).unwrap().permute::<_, Axes2<1, 0>>();
+            layers::gelu(y).unwrap().reshape_like(&(rows * inputs,))
+        },
+        |x| {
+            let x0 = x[0].leaky_trace().reshape_like(&(inputs, rows)).permute::<_, Axes2<1, 0>>();
+            let gamma = x[1].leaky_trace().reshape_like(&()).broadcast_like::<_, Axis<0>>(&(inputs,));
+            let y = twins::layer_norm(x0, gamma, x[2].leaky_trace()).permute::<_, Axes2<1, 0>>();
+            twins::gelu(y).reshape_like(&(rows * inputs,))
+        },
+    );
+}
+
+#[test]
+fn layers_have_the_same_bits_for_every_number_of_threads() {
+    let dev = Cpu::default();
+    let tensor = |seed, shape: (usize, usize)| {
+        let values = random(seed, shape.0 * shape.1, 1.0).into_iter().map(|v| v as f32).collect();
+        dev.tensor_from_vec(values, shape)
+    };
+    let (rows, heads, key) = (1500, 2, 8);
+    let (x, w) = (tensor(1, (rows, 16)), tensor(2, (16, 3 * heads * key)));
+    let [b, gamma, beta] = [(3, 48), (4, 16), (5, 16)].map(|(seed, len)| tensor(seed, (1, len)).reshape_like(&(len,)));
+    let run = || {
+        let y = layers::layer_norm(x.leaky_trace(), gamma.leaky_trace(), beta.leaky_trace()).unwrap();
+        let y = layers::affine(layers::gelu(y).unwrap(), w.leaky_trace(), b.leaky_trace()).unwrap();
+        let y = y.reshape_like(&(3, rows / 3, 3 * heads * key));
+        let y = layers::attention(y, heads, key, Attention::default()).unwrap();
+        let mut all = y.as_vec();
+        let g = y.square().sum().backward();
+        all.extend([g.get(&x).as_vec(), g.get(&w).as_vec()].concat());
+        [&b, &gamma, &beta].iter().for_each(|leaf| all.extend(g.get(*leaf).as_vec()));
+        all.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let all =
+        [1, 2, 4].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run));
+    assert!(all[0] == all[1] && all[1] == all[2]);
 }
 
 fn assert_close(a: &[f64], b: &[f64], tolerance: f64, what: &str) {

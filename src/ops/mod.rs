@@ -4,7 +4,11 @@
 //! neighbouring channels in a vector: matrix products over tokens by channels, with layer norms, biases and learned
 //! positions; it is the faster one from width 64 on. [`sequence_transformer`] has sixteen sequences in a vector: heads of ten or
 //! twenty channels, recursions over tokens (mesa layer, delta rule) and odd sizes waste nothing; at keys of 8 and 20 it is
-//! 1.1 and 1.7 times faster. Measured: benches/README.md.
+//! 1.1 and 1.7 times faster. Measured: benches/README.md. Their parts, for other networks: [`layers`].
+
+use dfdx::prelude::{Cpu, Dtype, ReshapeTo, Shape, Tape, Tensor};
+
+use crate::{Error, Result};
 
 pub(crate) mod adam;
 mod affine;
@@ -18,6 +22,7 @@ pub mod kernel_transformer;
 pub mod lane_products;
 pub mod lanes;
 pub mod layer_norm;
+pub mod layers;
 pub mod linear_attention;
 pub mod linear_transformer;
 pub mod lstm;
@@ -29,3 +34,12 @@ pub mod sequence_transformer;
 pub mod simd;
 pub(crate) mod symmetric;
 pub mod wishart;
+
+/// The tensor with its entries in the order of its shape. Of a view, permuted or broadcast, dfdx keeps the gradient in the
+/// order of the tensor that it is a view of.
+fn contiguous<S: Shape, E: Dtype, T: Tape<E, Cpu>>(
+    what: &str,
+    x: Tensor<S, E, Cpu, T>,
+) -> Result<Tensor<S, E, Cpu, T>> {
+    x.try_contiguous().map_err(|e| Error::numerical(what, e.to_string()))
+}

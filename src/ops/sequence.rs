@@ -159,7 +159,7 @@ impl<'a> Arena<'a> {
 
 /// Parts of a batch, each the work of one thread at a time: enough for a few threads, few enough to keep a gradient for
 /// each. More would change the order of sums, hence the last bits of results.
-const PARTS: usize = 8;
+pub(super) const PARTS: usize = 8;
 /// Tokens that go through the layers together: their activations fill a good part of the second-level cache.
 const ROWS: usize = 384;
 
@@ -344,21 +344,25 @@ pub(crate) fn differentiate(
         }
         all
     });
-    // Added in the order of the parts, a piece of the gradient at a time.
-    let mut buffers: Vec<Buffer> = parts.into_iter().map(|(_, g, _)| g).collect();
-    let (first, others) = buffers.split_at_mut(1);
-    const PIECE: usize = 1 << 14;
-    first[0].as_mut().par_chunks_mut(PIECE).enumerate().for_each(|(k, sum)| {
-        for other in &*others {
-            sum.iter_mut().zip(&other.as_ref()[k * PIECE..]).for_each(|(s, g)| *s += g);
-        }
-    });
-    let sum = first[0].as_ref();
+    let sum = sum_in_order(parts.into_iter().map(|(_, g, _)| g).collect());
+    let sum = sum.as_ref();
     network.unfold_rest(sum, gradient);
     let affines = network.affines();
     let tensors = tensors_of(&affines, gradient);
     affines.into_par_iter().zip(tensors).for_each(|(affine, tensors)| affine.unfold(params, sum, tensors));
     Ok((loss, tokens))
+}
+
+/// The sum of the gradients of one part at least, added in the order of the parts, a piece of the gradient at a time.
+pub(super) fn sum_in_order(mut parts: Vec<Buffer>) -> Buffer {
+    const PIECE: usize = 1 << 14;
+    let (first, others) = parts.split_at_mut(1);
+    first[0].as_mut().par_chunks_mut(PIECE).enumerate().for_each(|(k, sum)| {
+        for other in &*others {
+            sum.iter_mut().zip(&other.as_ref()[k * PIECE..]).for_each(|(s, g)| *s += g);
+        }
+    });
+    parts.swap_remove(0)
 }
 
 /// The tensors of every affine layer in the vector of all parameters, or of a gradient in them.
