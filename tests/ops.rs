@@ -503,6 +503,34 @@ fn views_of_tensors_have_their_gradients_where_they_came_from() {
 }
 
 #[test]
+fn views_given_to_linear_attention_and_the_linear_transformer_have_their_gradients_where_they_came_from() {
+    let dev = Cpu::default();
+    let (batch, tokens, dim) = (2, 4, 3);
+    let z = dev.tensor_from_vec(random(1, batch * tokens * dim, 1.0), (batch, dim, tokens));
+    let [p, q] = [2, 3].map(|seed| dev.tensor_from_vec(random(seed, dim * dim, 1.0), (dim, dim)));
+    let views = || {
+        let z = z.leaky_trace().permute::<_, Axes3<0, 2, 1>>();
+        (z, p.leaky_trace().permute::<_, Axes2<1, 0>>(), q.leaky_trace().permute::<_, Axes2<1, 0>>())
+    };
+    let (a, b, c) = views();
+    let fused = linear_attention(a, b, c, Mask::Causal).unwrap().square().sum().backward();
+    let (a, b, c) = views();
+    let plain = twin(a, b, c, Mask::Causal).square().sum().backward();
+    assert_close(&fused.get(&z).as_vec(), &plain.get(&z).as_vec(), 1e-11, "gradient in Z");
+    assert_close(&fused.get(&p).as_vec(), &plain.get(&p).as_vec(), 1e-11, "gradient in P");
+    assert_close(&fused.get(&q).as_vec(), &plain.get(&q).as_vec(), 1e-11, "gradient in Q");
+
+    let moments = Arc::new(prompts(2, 3, 5).moments::<f64>());
+    let params = dev.tensor_from_vec(random(4, 8, 0.5), (1, 2, 2, 2));
+    let transposed = || params.leaky_trace().permute::<_, Axes4<0, 1, 3, 2>>();
+    let of_view = linear_transformer(&moments, transposed()).unwrap().square().sum().backward();
+    let copy = dev.tensor_from_vec(transposed().as_vec(), (1, 2, 2, 2));
+    let of_copy = linear_transformer(&moments, copy.leaky_trace()).unwrap().square().sum().backward();
+    let expected = of_copy.get(&copy).permute::<_, Axes4<0, 1, 3, 2>>().as_vec();
+    assert_close(&of_view.get(&params).as_vec(), &expected, 1e-12, "gradient in the parameters");
+}
+
+#[test]
 fn layers_have_the_same_bits_for_every_number_of_threads() {
     let dev = Cpu::default();
     let tensor = |seed, shape: (usize, usize)| {

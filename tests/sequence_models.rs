@@ -350,6 +350,19 @@ fn lstms_and_their_gradients_are_their_twins() {
     }
 }
 
+#[test]
+fn a_view_of_tokens_has_its_gradient_where_it_came_from() {
+    let config = LstmConfig { inputs: 2, outputs: 1, layers: 1, width: 3 };
+    let model = Lstm::init(config, 4).unwrap();
+    let by_entry = Cpu::default().tensor_from_vec(random(1, 24, 1.0), (3, 2, 4));
+    let tokens = |x: Tensor<_, f32, Cpu, OwnedTape<f32, Cpu>>| x.permute::<(usize, usize, usize), Axes3<0, 2, 1>>();
+    let copy = Cpu::default().tensor_from_vec(tokens(by_entry.leaky_trace()).as_vec(), (3, 4, 2));
+    let gradients = |tokens| model.on_tape(model.params.leaky_trace(), tokens, 1).unwrap().square().sum().backward();
+    let of_view = gradients(tokens(by_entry.leaky_trace())).get(&by_entry).as_vec();
+    let of_copy = gradients(copy.leaky_trace()).get(&copy).permute::<_, Axes3<0, 2, 1>>();
+    assert_eq!(of_view, of_copy.as_vec());
+}
+
 /// Prompt `b` of a batch, on its own.
 fn prompt(s: &Sequences, b: usize) -> Sequences {
     let (tokens, targets) = (s.length() * s.inputs(), s.predictions() * s.outputs());

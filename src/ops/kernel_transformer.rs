@@ -24,6 +24,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use rayon::prelude::*;
 
+use super::contiguous;
 use super::kernel_prompts::{KernelPrompts, Labels, stride};
 use super::lanes::{Kernel, LANES, Lanes, Real, Vector, dispatch, exp};
 use super::symmetric::packed;
@@ -136,7 +137,7 @@ pub fn kernel_transformer_loss<T: Fused, Tp: Tape<T, Cpu>>(
     params: Params<T, Tp>,
 ) -> Result<Tensor<(), T, Cpu, Tp>> {
     let device = params.device().clone();
-    let (params, mut tape) = params.split_tape();
+    let (params, mut tape) = contiguous("parameters", params)?.split_tape();
     let values = params.as_vec();
     let core = Core::new(heads, prompts, *params.shape(), &values)?;
     let wanted = if Tp::OWNS_TAPE { Wanted::Gradient } else { Wanted::Weights };

@@ -7,6 +7,7 @@
 use dfdx::prelude::*;
 use rayon::prelude::*;
 
+use super::contiguous;
 use super::lanes::Real;
 use crate::{Error, Result};
 
@@ -86,9 +87,9 @@ where
     }
     let shape = Shape3 { batch, tokens, dim };
     let device = z.device().clone();
-    let (z, tape_z) = z.split_tape();
-    let (p, tape_p) = p.split_tape();
-    let (q, tape_q) = q.split_tape();
+    let (z, tape_z) = contiguous("tokens", z)?.split_tape();
+    let (p, tape_p) = contiguous("P", p)?.split_tape();
+    let (q, tape_q) = contiguous("Q", q)?.split_tape();
     let mut tape = tape_z.merge(tape_p).merge(tape_q);
     let (zv, pv, qv) = (z.as_vec(), p.as_vec(), q.as_vec());
     let out = device

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use rayon::prelude::*;
 
+use super::contiguous;
 use super::lanes::{Kernel, LANES, Lanes, Real, Vector, dispatch};
 use super::matrices::*;
 use super::moments::{Moments, stride};
@@ -67,7 +68,7 @@ pub fn linear_transformer<T: Fused, Tp: Tape<T, Cpu>>(
         return Err(Error::shape("parameters", &[layers, two, rows, cols], format!("[layers >= 1, 2, {d}, {d}]")));
     }
     let device = params.device().clone();
-    let (params, mut tape) = params.split_tape();
+    let (params, mut tape) = contiguous("parameters", params)?.split_tape();
     let values = params.as_vec();
     let out = device
         .try_tensor_from_vec(T::forward(moments, &values, layers), (moments.len(),))

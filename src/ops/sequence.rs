@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::affine::{Affine, Sizes, stride};
 use super::attention::MARGIN;
+use super::contiguous;
 use super::simd::WIDTH;
 use crate::error::array_len;
 use crate::{Error, Result};
@@ -454,8 +455,8 @@ where
         let expected = format!("[batch, length, {}]", config.entries()[0]);
         return Err(Error::shape("tokens", &[batch, length, inputs], expected));
     }
-    let (params, tape_p) = params.split_tape();
-    let (tokens, tape_t) = tokens.split_tape();
+    let (params, tape_p) = contiguous("parameters", params)?.split_tape();
+    let (tokens, tape_t) = contiguous("tokens", tokens)?.split_tape();
     let mut tape = tape_t.merge(tape_p);
     let (p, t) = (params.as_vec(), tokens.as_vec());
     let values = predict(config, &p, Batch { tokens: &t, batch, length, every })?;
