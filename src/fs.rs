@@ -1,13 +1,16 @@
 //! Files that are there whole or not at all.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::{Error, Result};
 
 /// Writes `bytes` to `path` so that a reader, or a crash, finds either the old file or the whole new one: the bytes go
-/// to a new file beside it, to the disk, and then take its name. A folder that is missing is made.
+/// to a new file beside it, to the disk, and then take its name. A folder that is missing is made. What a process that was killed
+/// while it wrote this file has left beside it, is removed an hour later.
 ///
 /// # Errors
 /// [`Error::File`] if the folder cannot be made or written to, or the disk is full; nothing is left behind then.
@@ -28,6 +31,7 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<(
         _ => PathBuf::from("."),
     };
     std::fs::create_dir_all(&folder).map_err(failed)?;
+    sweep(&folder, name);
     let (mut file, temporary) = create_beside(&folder, name).map_err(failed)?;
     let written = file.write_all(bytes.as_ref()).and_then(|()| file.sync_all());
     drop(file);
@@ -44,13 +48,40 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> Result<(
     Ok(())
 }
 
+/// How a file is called until it takes its name: so, the process and a number, and [`ENDING`].
+fn beginning(name: &OsStr) -> OsString {
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(".");
+    hidden
+}
+
+const ENDING: &str = ".tmp";
+
+/// No write takes as long: a file under a name to be replaced that is older belongs to no one.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// Removes what others have left of this file. What cannot be read or removed does no harm.
+fn sweep(folder: &Path, name: &OsStr) {
+    let beginning = beginning(name);
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let entry_name = entry.file_name();
+        let bytes = entry_name.as_encoded_bytes();
+        let middle = bytes.strip_prefix(beginning.as_encoded_bytes()).and_then(|b| b.strip_suffix(ENDING.as_bytes()));
+        let ours = middle.is_some_and(|b| !b.is_empty() && b.iter().all(|c| c.is_ascii_digit() || *c == b'-'));
+        let modified = entry.metadata().and_then(|data| data.modified());
+        if ours && modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// A new file in `folder` under a name that nothing else has.
-fn create_beside(folder: &Path, name: &std::ffi::OsStr) -> std::io::Result<(File, PathBuf)> {
+fn create_beside(folder: &Path, name: &OsStr) -> std::io::Result<(File, PathBuf)> {
     let mut attempt = 0;
     loop {
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}-{attempt}.tmp", std::process::id()));
+        let mut hidden = beginning(name);
+        hidden.push(format!("{}-{attempt}{ENDING}", std::process::id()));
         let path = folder.join(hidden);
         match OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(file) => return Ok((file, path)),

@@ -169,7 +169,8 @@ const UNTOUCHED: f32 = 7777.25;
 #[test]
 fn matrix_products_are_those_of_plain_loops() {
     // Sizes below, at and above those of tiles (8 x 32 and 4 x 16), panels (32 columns), blocks of the sum (384 terms) and of
-    // the gathered one (192, where there are 32 rows and more).
+    // the gathered one (192, where there are 32 rows and more); then the same of tile registers (16 x 16 x 32, from 128 columns
+    // and terms on, in blocks of 32 rows and 256 terms; 1152 terms or some hundred columns of what is split beforehand).
     let sizes = [
         [1, 1, 1],
         [7, 15, 3],
@@ -183,6 +184,11 @@ fn matrix_products_are_those_of_plain_loops() {
         [37, 70, 385],
         [61, 49, 777],
         [33, 47, 1024],
+        [1, 128, 128],
+        [16, 144, 129],
+        [45, 150, 200],
+        [130, 131, 300],
+        [129, 403, 1201],
     ];
     for (seed, [m, n, k]) in (0..).zip(sizes) {
         let (a, b) = (whole(4 * seed, m * k), whole(4 * seed + 1, k * n));
@@ -207,16 +213,22 @@ fn matrix_products_are_those_of_plain_loops() {
         let transposed: Vec<f32> = (0..n * k).map(|e| b[e % k * n + e / k]).collect();
         let mut packed_from_transposed = vec![f32::NAN; packed_len(k, n)];
         pack_transposed(k, n, &transposed, &mut packed_from_transposed);
+        // In tiles the entries are in pieces; what they are, the products tell.
+        let in_panels = packed.len() == k * n.next_multiple_of(PANEL);
         for (e, (a, b)) in packed.iter().zip(&packed_from_transposed).enumerate() {
+            assert_eq!(a.to_bits(), b.to_bits(), "packed {k} x {n} and from its transpose, float {e}");
+            if !in_panels {
+                continue;
+            }
             let (p, j) = (e % (k * PANEL) / PANEL, e / (k * PANEL) * PANEL + e % PANEL);
             let expected = if j < n { filled(p, j) } else { 0.0 };
-            assert_eq!([*a, *b], [expected; 2], "packed {k} x {n}, row {p}, column {j}");
+            assert_eq!(*a, expected, "packed {k} x {n}, row {p}, column {j}");
         }
         let rights = [
             ("B", Right::rows(&near, columns)),
             ("B far apart", Right::rows(&far, 528)),
-            ("B packed", Right::packed(&packed, k)),
-            ("B packed from its transpose", Right::packed(&packed_from_transposed, k)),
+            ("B packed", Right::packed(&packed, k, n)),
+            ("B packed from its transpose", Right::packed(&packed_from_transposed, k, n)),
         ];
 
         let filled_bias: Vec<f32> = (0..columns).map(|j| if j < n { bias[j] } else { f32::NAN }).collect();
@@ -248,6 +260,55 @@ fn matrix_products_are_those_of_plain_loops() {
                         assert!(row.iter().skip(columns).all(|v| *v == UNTOUCHED), "between rows {i} and the next");
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Numbers that need all bits of an `f32`, of very different sizes.
+#[test]
+fn matrix_products_err_no_more_than_sums_of_rounded_products() {
+    for (seed, [m, n, k]) in (0..).zip([[60, 60, 90], [160, 144, 300], [130, 256, 1000]]) {
+        let number = |seed: u64, len: usize| -> Vec<f32> {
+            let sizes = random(2 * seed, len, 8.0);
+            random(2 * seed + 1, len, 1.0).iter().zip(sizes).map(|(v, size)| (v * size.exp()) as f32).collect()
+        };
+        let (a, b) = (number(40 + 2 * seed, m * k), number(41 + 2 * seed, k * n));
+        let mut packed = vec![0.0; packed_len(k, n)];
+        pack(k, n, &b, &mut packed);
+        let columns = n.next_multiple_of(WIDTH);
+        let rows = apart([k, columns], columns, |p, j| if j < n { b[p * n + j] } else { 0.0 });
+        for (name, right) in [("B", Right::rows(&rows, columns)), ("B packed", Right::packed(&packed, k, n))] {
+            let mut c = vec![0.0; m * columns];
+            gemm([m, n, k], Left { data: &a, row: k, step: 1 }, right, Start::ZERO, &mut c, columns);
+            let (mut ours, mut rounded) = (0.0, 0.0);
+            for e in 0..m * n {
+                let terms = || (0..k).map(|p| (a[e / n * k + p], b[p * n + e % n]));
+                let exact: f64 = terms().map(|(a, b)| f64::from(a) * f64::from(b)).sum();
+                let scale = terms().map(|(a, b)| f64::from(a * b).abs()).sum::<f64>();
+                ours += ((f64::from(c[e / n * columns + e % n]) - exact) / scale).powi(2);
+                rounded += ((f64::from(terms().fold(0.0_f32, |sum, (a, b)| sum + a * b)) - exact) / scale).powi(2);
+            }
+            assert!(ours <= 1.05 * rounded, "{m} x {n} x {k}, {name}: {} times the error", (ours / rounded).sqrt());
+        }
+    }
+}
+
+/// What is not finite does not become finite, wherever it is.
+#[test]
+fn matrix_products_keep_what_is_not_finite() {
+    let [m, n, k] = [130, 128, 160];
+    for bad in [f32::NAN, f32::from_bits(0x7fff_ffff), f32::INFINITY, f32::NEG_INFINITY] {
+        let mut a = vec![0.5; m * k];
+        a[77 * k + 59] = bad;
+        let b = vec![0.25; k * n];
+        let mut packed = vec![0.0; packed_len(k, n)];
+        pack(k, n, &b, &mut packed);
+        for right in [Right::rows(&b, n), Right::packed(&packed, k, n)] {
+            let mut c = vec![0.0; m * n];
+            gemm([m, n, k], Left { data: &a, row: k, step: 1 }, right, Start::ZERO, &mut c, n);
+            for (i, row) in c.chunks(n).enumerate() {
+                assert!(row.iter().all(|c| c.is_finite() != (i == 77)), "{bad} in row 77: row {i}");
             }
         }
     }

@@ -9,25 +9,29 @@ use std::time::{Duration, Instant};
 
 use incontext::progress::{Observer, Report, duration, line};
 use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use crate::trouble::{Outcome, Subject};
 
-/// Whether the user pressed Ctrl-C. The first press asks the work to save and stop; the second ends the process.
+/// Whether the process has been asked to end: by Ctrl-C, by a closed terminal, or by whoever stops it from outside. The first
+/// time asks the work to save and stop; the second ends the process.
 pub fn interruption() -> Outcome<Arc<AtomicBool>> {
     static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
     if let Some(flag) = FLAG.get() {
         return Ok(flag.clone());
     }
     let flag = Arc::new(AtomicBool::new(false));
-    let interrupt = signal_hook::consts::SIGINT;
-    // In this order: the first press finds the flag unset and sets it, the second finds it set.
-    signal_hook::flag::register_conditional_shutdown(interrupt, 130, flag.clone())
-        .doing(|| "watch for Ctrl-C".into())?;
-    signal_hook::flag::register(interrupt, flag.clone()).doing(|| "watch for Ctrl-C".into())?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let watching = || "watch for the signals that end a process".into();
+        // In this order: the first signal finds the flag unset and sets it, the second finds it set.
+        flag::register_conditional_shutdown(signal, 128 + signal, flag.clone()).doing(watching)?;
+        flag::register(signal, flag.clone()).doing(watching)?;
+    }
     Ok(FLAG.get_or_init(|| flag).clone())
 }
 
-/// Watches training and sampling: a bar a task, and Ctrl-C.
+/// Watches training and sampling: a bar a task, and signals that end the process.
 pub struct Bars {
     interrupted: Arc<AtomicBool>,
     quiet: bool,
@@ -42,7 +46,7 @@ struct Current {
 }
 
 impl Bars {
-    /// Bars on a terminal, lines elsewhere; none at all when `quiet`. Ctrl-C is watched either way.
+    /// Bars on a terminal, lines elsewhere; none at all when `quiet`. Signals are watched either way.
     pub fn new(quiet: bool) -> Outcome<Bars> {
         Ok(Bars { interrupted: interruption()?, quiet, state: Mutex::new(None) })
     }

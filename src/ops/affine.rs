@@ -176,20 +176,27 @@ impl Affine {
     pub fn forward(&self, w: &[f32], m: usize, x: (&[f32], usize), y: (&mut [f32], usize), add: bool) {
         let a = Left { data: x.0, row: x.1, step: 1 };
         let start = Start { bias: Some(&w[self.bias.clone()]), add };
-        gemm([m, self.columns, self.inputs], a, Right::packed(&w[self.forward.clone()], self.inputs), start, y.0, y.1);
+        gemm(
+            [m, self.columns, self.inputs],
+            a,
+            Right::packed(&w[self.forward.clone()], self.inputs, self.columns),
+            start,
+            y.0,
+            y.1,
+        );
     }
 
     /// y += b for `m` rows: what x = 0 gives.
     pub fn forward_from_zero(&self, w: &[f32], m: usize, y: (&mut [f32], usize)) {
         let a = Left { data: &[], row: 0, step: 0 };
         let start = Start { bias: Some(&w[self.bias.clone()]), add: true };
-        gemm([m, self.columns, 0], a, Right::packed(&[], 0), start, y.0, y.1);
+        gemm([m, self.columns, 0], a, Right::rows(&[], 0), start, y.0, y.1);
     }
 
     /// dx = dy Wᵀ for `m` rows.
     pub fn backward(&self, w: &[f32], m: usize, dy: (&[f32], usize), dx: (&mut [f32], usize)) {
         let a = Left { data: dy.0, row: dy.1, step: 1 };
-        let b = Right::packed(&w[self.backward.clone()], self.columns);
+        let b = Right::packed(&w[self.backward.clone()], self.columns, self.inputs);
         gemm([m, self.inputs, self.columns], a, b, Start::ZERO, dx.0, dx.1);
     }
 

@@ -4,7 +4,9 @@
 //! the same; B is read a vector at a time, from a matrix as it is or from panels of [`PANEL`] columns ([`pack`]), which
 //! keep what the tile needs in a few cache lines.
 
-use super::simd::{Job, Simd, WIDTH, dispatch};
+use super::simd::{InstructionSet, Job, Simd, WIDTH, dispatch};
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 
 /// Columns of a panel of B.
 pub const PANEL: usize = 2 * WIDTH;
@@ -29,17 +31,19 @@ pub struct Right<'a> {
     pub step: usize,
     /// From a panel of columns to the next.
     pub panel: usize,
+    /// Whether it is what [`pack`] makes on a machine with tile registers ([`super::tiles`]), which has other places.
+    pub(super) tiles: bool,
 }
 
 impl<'a> Right<'a> {
     /// A row-major matrix with rows `stride` apart.
     pub fn rows(data: &'a [f32], stride: usize) -> Self {
-        Right { data, step: stride, panel: PANEL }
+        Right { data, step: stride, panel: PANEL, tiles: false }
     }
 
-    /// What [`pack`] made of a matrix of `k` rows.
-    pub fn packed(data: &'a [f32], k: usize) -> Self {
-        Right { data, step: PANEL, panel: PANEL * k }
+    /// What [`pack`] made of a matrix of `k` rows and `n` columns.
+    pub fn packed(data: &'a [f32], k: usize, n: usize) -> Self {
+        Right { data, step: PANEL, panel: PANEL * k, tiles: on_tiles(k, n) }
     }
 }
 
@@ -86,10 +90,31 @@ pub fn gemm([m, n, k]: [usize; 3], a: Left<'_>, b: Right<'_>, start: Start<'_>, 
     assert!(start.bias.is_none_or(|bias| bias.len() >= columns), "the bias is too short");
     if k > 0 {
         assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.step, "A is too small");
-        let end = (k - 1) * b.step + last / PANEL * b.panel + last % PANEL;
+        let end = match b.tiles {
+            true => packed_len(k, n) - 1,
+            false => (k - 1) * b.step + last / PANEL * b.panel + last % PANEL,
+        };
         assert!(b.data.len() > end, "B is too small");
+        #[cfg(target_arch = "x86_64")]
+        if b.tiles || m >= WIDE && on_tiles(k, columns) {
+            if a.step == 1 || a.row == 1 {
+                return tiles::gemm([m, columns, k], a, b, start, c, stride);
+            }
+            let rows: Vec<f32> = (0..m * k).map(|e| a.data[e / k * a.row + e % k * a.step]).collect();
+            let a = Left { data: &rows, row: k, step: 1 };
+            return tiles::gemm([m, columns, k], a, b, start, c, stride);
+        }
     }
     dispatch(Gemm { m, columns, k, a, b, start, c, stride });
+}
+
+/// Rows and columns of a right factor from which on tile registers ([`super::tiles`]) are faster: splitting a row of the left one
+/// costs the same however few columns it meets, and another process on the same core takes more from tiles than from vectors.
+const WIDE: usize = 128;
+
+/// Whether products with a right factor of `k` rows and `n` columns go through tile registers.
+fn on_tiles(k: usize, n: usize) -> bool {
+    cfg!(target_arch = "x86_64") && k.min(n) >= WIDE && InstructionSet::of_this_machine() == InstructionSet::Amx
 }
 
 struct Gemm<'a> {
@@ -329,6 +354,10 @@ fn rows_of<V: Simd, const M: usize, const N: usize>(
 
 /// Floats that [`pack`] fills for a matrix of `k` rows and `n` columns.
 pub fn packed_len(k: usize, n: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if on_tiles(k, n) {
+        return tiles::packed_len(k, n);
+    }
     k * n.next_multiple_of(PANEL)
 }
 
@@ -337,6 +366,10 @@ pub fn packed_len(k: usize, n: usize) -> usize {
 /// # Panics
 /// If a slice is shorter than the sizes say.
 pub fn pack(k: usize, n: usize, from: &[f32], to: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if on_tiles(k, n) {
+        return tiles::pack(k, n, from, to);
+    }
     for (panel, to) in to[..packed_len(k, n)].chunks_exact_mut(k.max(1) * PANEL).enumerate() {
         let columns = panel * PANEL..n.min((panel + 1) * PANEL);
         for (row, to) in from.chunks_exact(n).zip(to.as_chunks_mut::<PANEL>().0) {
@@ -356,6 +389,12 @@ pub fn pack(k: usize, n: usize, from: &[f32], to: &mut [f32]) {
 /// # Panics
 /// If a slice is shorter than the sizes say.
 pub fn pack_transposed(k: usize, n: usize, from: &[f32], to: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if on_tiles(k, n) {
+        let mut transposed = vec![0.0; k * n];
+        transpose([k, n], from, k, &mut transposed, n);
+        return tiles::pack(k, n, &transposed, to);
+    }
     let to = &mut to[..packed_len(k, n)];
     if !n.is_multiple_of(PANEL) {
         to.fill(0.0);

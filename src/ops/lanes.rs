@@ -485,7 +485,7 @@ pub fn dispatch<T: Real, K: Kernel<T>>(kernel: K) -> K::Output {
     match InstructionSet::of_this_machine() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the features that the function is compiled for were found on this machine.
-        InstructionSet::Avx512 => unsafe { run_avx512(kernel) },
+        InstructionSet::Amx | InstructionSet::Avx512 => unsafe { run_avx512(kernel) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         InstructionSet::Avx2 => unsafe { run_avx2(kernel) },

@@ -33,6 +33,8 @@ pub mod sequence;
 pub mod sequence_transformer;
 pub mod simd;
 pub(crate) mod symmetric;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 pub mod wishart;
 
 /// The tensor with its entries in the order of its shape. Of a view, permuted or broadcast, dfdx keeps the gradient in the

@@ -514,6 +514,8 @@ pub trait Job {
 /// What the fused ops can be run with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstructionSet {
+    /// AVX-512F, and for matrix products the tile registers of AMX ([`super::tiles`]).
+    Amx,
     /// AVX-512F.
     Avx512,
     /// AVX2 with FMA.
@@ -525,7 +527,7 @@ pub enum InstructionSet {
 }
 
 impl InstructionSet {
-    /// The best that this machine has. The variable `INCONTEXT_SIMD` asks for a lesser one, `avx2` or `portable`: results
+    /// The best that this machine has. The variable `INCONTEXT_SIMD` asks for a lesser one, `avx512`, `avx2` or `portable`: results
     /// differ in their last digits from one to another.
     ///
     /// ```
@@ -535,26 +537,39 @@ impl InstructionSet {
     pub fn of_this_machine() -> Self {
         static CHOICE: OnceLock<InstructionSet> = OnceLock::new();
         *CHOICE.get_or_init(|| {
-            let asked = std::env::var("INCONTEXT_SIMD").unwrap_or_default().to_lowercase();
-            if asked == "portable" {
-                return InstructionSet::Portable;
-            }
-            Self::best(asked != "avx2")
+            let best = Self::best();
+            let asked = match std::env::var("INCONTEXT_SIMD").unwrap_or_default().to_lowercase().as_str() {
+                "avx512" => InstructionSet::Avx512,
+                "avx2" => InstructionSet::Avx2,
+                "portable" => InstructionSet::Portable,
+                _ => best,
+            };
+            // A set that the machine does not have is no lesser one.
+            if best.includes(asked) { asked } else { best }
         })
     }
 
+    /// Whether a machine with these instructions has those, too.
+    fn includes(self, other: Self) -> bool {
+        use InstructionSet::{Amx, Avx2, Avx512, Portable};
+        let order = [Portable, Avx2, Avx512, Amx];
+        let place = |set| order.iter().position(|s| *s == set);
+        other == Portable || self == other || place(self).is_some() && place(other) <= place(self)
+    }
+
     #[cfg(target_arch = "x86_64")]
-    fn best(may_be_avx512: bool) -> Self {
+    fn best() -> Self {
         let has_avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         match has_avx2 {
-            true if may_be_avx512 && is_x86_feature_detected!("avx512f") => InstructionSet::Avx512,
+            true if super::tiles::available() => InstructionSet::Amx,
+            true if is_x86_feature_detected!("avx512f") => InstructionSet::Avx512,
             true => InstructionSet::Avx2,
             false => InstructionSet::Portable,
         }
     }
 
     #[cfg(not(target_arch = "x86_64"))]
-    fn best(_: bool) -> Self {
+    fn best() -> Self {
         if cfg!(target_arch = "aarch64") { InstructionSet::Neon } else { InstructionSet::Portable }
     }
 }
@@ -565,7 +580,7 @@ pub fn dispatch<J: Job>(job: J) -> J::Output {
     match InstructionSet::of_this_machine() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the features that the function is compiled for were found on this machine.
-        InstructionSet::Avx512 => unsafe { run_avx512(job) },
+        InstructionSet::Amx | InstructionSet::Avx512 => unsafe { run_avx512(job) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         InstructionSet::Avx2 => unsafe { run_avx2(job) },

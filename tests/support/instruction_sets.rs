@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-/// Runs all of this test program's other tests with AVX2 and with the portable code.
+/// Runs all of this test program's other tests with AVX-512 alone, with AVX2 and with the portable code.
 ///
 /// # Panics
 /// When one of them fails.
@@ -12,7 +12,7 @@ pub fn tests_pass_with_lesser_ones(this_test: &str) {
         return;
     }
     let program = std::env::current_exe().unwrap();
-    for set in ["avx2", "portable"] {
+    for set in ["avx512", "avx2", "portable"] {
         let run = Command::new(&program).args(["--skip", this_test]).env(ASKED, set).output().unwrap();
         let words = String::from_utf8_lossy(&run.stdout);
         assert!(run.status.success(), "with {set}:\n{words}");

@@ -77,7 +77,7 @@ fn main() {
                 let at = |library: usize| library + 4 * usize::from(transposed);
                 let c = &mut results[at(0)];
                 // As in the engine: a weight is packed once a step, a matrix of activations is read as it is.
-                let right = if transposed { Right::rows(&b, n) } else { Right::packed(&packed, k) };
+                let right = if transposed { Right::rows(&b, n) } else { Right::packed(&packed, k, n) };
                 rates[at(0)][round] = rate(flops, || {
                     gemm([m, n, k], Left { data: &a, row, step }, right, Start::ZERO, black_box(&mut *c), n)
                 });
