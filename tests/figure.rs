@@ -523,6 +523,19 @@ fn files_are_written_whole_or_not_at_all() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "two");
     let names = |folder: &std::path::Path| std::fs::read_dir(folder).unwrap().count();
     assert_eq!(names(&folder.join("deep")), 1);
+    // What a killed process left of this file goes when it is old enough to be no one's; other files stay.
+    for (name, seconds, stays) in [
+        (".file.txt.4242-0.tmp", 7200, false),
+        (".file.txt.4242-1.tmp", 60, true),
+        (".file.txt.notes.tmp", 7200, true),
+        (".other.txt.4242-0.tmp", 7200, true),
+    ] {
+        let left = folder.join("deep").join(name);
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(seconds);
+        std::fs::File::create(&left).unwrap().set_modified(old).unwrap();
+        write_atomic(&path, "two").unwrap();
+        assert_eq!(left.exists(), stays, "{name}");
+    }
     // Where a folder is, no file can be: the error names the path, and nothing is left beside it.
     let error = write_atomic(folder.join("deep"), "three").unwrap_err().to_string();
     assert!(error.contains("could not write") && error.contains("deep"), "{error}");

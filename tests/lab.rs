@@ -127,6 +127,35 @@ fn a_read_only_checkout_is_said() {
     fails(&output, 1, &["could not write", "copy the repository to a folder that you can write to"]);
 }
 
+/// Whoever ends a training from outside finds it saved, by whichever signal.
+#[test]
+fn a_training_that_is_asked_to_end_saves_its_state() {
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::Stdio;
+    let scratch = Scratch::new("signals");
+    for (signal, seed) in [("INT", "11"), ("TERM", "12"), ("HUP", "13")] {
+        let out = scratch.path().join(signal);
+        let mut training = scratch.house();
+        training.args(["train", "newton-s", "--seed", seed, "--out"]).arg(&out);
+        let mut process = training.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut says = BufReader::new(process.stderr.take().unwrap());
+        // The first word of progress: it has begun.
+        let mut words = String::new();
+        says.read_line(&mut words).unwrap();
+        let killed =
+            std::process::Command::new("kill").args([&format!("-{signal}"), &process.id().to_string()]).status();
+        assert!(killed.unwrap().success());
+        says.read_to_string(&mut words).unwrap();
+        assert_eq!(process.wait().unwrap().code(), Some(130), "{signal}: {words}");
+        assert!(words.contains(&format!("cargo lab train newton-s --resume --seed {seed}")), "{signal}: {words}");
+        let states = std::fs::read_dir(scratch.path().join(".lab/training")).unwrap();
+        let saved = states.filter(|entry| entry.as_ref().unwrap().metadata().unwrap().len() > 0).count();
+        // Those of the signals before are there, too.
+        assert_eq!(saved, seed.parse::<usize>().unwrap() - 10, "{signal}: {words}");
+        assert!(!out.join("newton-s.safetensors").exists());
+    }
+}
+
 /// Everything that a second set-up could change, with its time.
 fn state(folder: &Path, depth: usize, into: &mut Vec<(std::path::PathBuf, SystemTime)>) {
     for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
