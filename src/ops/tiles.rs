@@ -14,7 +14,8 @@
 //! subnormal numbers; infinities become NaN.
 //!
 //! A right factor that stays the same for many products is split and laid out once ([`pack`]); the others are split block
-//! by block as they are used.
+//! by block as they are used. The compiler uses no tile registers of its own, so what is in them stays from one piece of
+//! assembly to the next; a product sets them up and releases them.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -389,7 +390,7 @@ macro_rules! multiply {
     };
 }
 
-/// A block of C: how many of its columns of tiles there are, its registers and where they are in C, and the products of a tile
+/// A kernel for a block of C: how many of its columns of tiles there are, its registers and where they are in C, and the products of a tile
 /// of the sum, small ones first; a tile stays in its register for as many of them as can be.
 macro_rules! kernel {
     ($name:ident, $columns:literal, [$(($tile:literal, $base:literal, $offset:literal)),*], [$([$($product:expr),*]),*]) => {
@@ -609,10 +610,12 @@ fn mask(count: usize) -> u16 {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn put(row: *mut u32, pieces: [__m512i; PIECES]) {
-    for s in 0..PIECES {
-        // SAFETY: the caller's; the tiles of the pieces are one after the other.
-        unsafe { _mm512_storeu_si512(row.add(s * WIDTH * WIDTH).cast(), pieces[s]) }
+unsafe fn put(row: *mut u32, [first, second, third]: [__m512i; PIECES]) {
+    // SAFETY: the caller's; the tiles of the pieces are one after the other.
+    unsafe {
+        _mm512_storeu_si512(row.cast(), first);
+        _mm512_storeu_si512(row.add(WIDTH * WIDTH).cast(), second);
+        _mm512_storeu_si512(row.add(2 * WIDTH * WIDTH).cast(), third);
     }
 }
 
