@@ -6,9 +6,10 @@
 //! independent of each other, and sums over rows are made in parts of fixed size. Of one prompt, heads run side by side.
 //!
 //! What has several of these parts is an op already, [`sequence::on_tape`] of a model with one layer: a block of GPT-2 with
-//! the final layer norm behind it is [`Gpt2Config`] with one layer, `read: false` and `positions: Positions::None`, an LSTM layer
-//! between read-in and read-out [`LstmConfig`]; read-in and read-out alone are [`affine`]. Where layers follow one another, the model is faster than its
-//! parts: it folds layer norm's affine map into the next layer and keeps a few prompts in the cache through all of them.
+//! the final layer norm behind it is [`Gpt2Config`] with one layer, `read: false` and `positions: Positions::None`, an LSTM
+//! layer between read-in and read-out [`LstmConfig`]; read-in and read-out alone are [`affine`]. Where layers follow one
+//! another, the model is faster than its parts: it folds layer norm's affine map into the next layer and keeps a few
+//! prompts in the cache through all of them.
 //!
 //! [`Architecture`]: super::sequence::Architecture
 //! [`sequence::on_tape`]: super::sequence::on_tape
