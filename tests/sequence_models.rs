@@ -186,6 +186,8 @@ fn cases() -> Vec<(Gpt2Config, [usize; 3])> {
     });
     let mut cases = vec![
         (base.clone(), [3, 22, 2]),
+        // Wide enough for products on tile registers, those with all tokens as terms too.
+        (Gpt2Config { layers: 1, ..base.clone() }.with_width(144, 3), [9, 22, 2]),
         (Gpt2Config { heads: 3, key: 5, width: 20, mlp: 24, outputs: 2, ..base.clone() }, [11, 7, 1]),
         (Gpt2Config { attention: attention(Weights::Softmax, false, true, false), ..base.clone() }, [2, 17, 2]),
         (

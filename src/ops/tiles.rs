@@ -390,8 +390,8 @@ macro_rules! multiply {
     };
 }
 
-/// A kernel for a block of C: how many of its columns of tiles there are, its registers and where they are in C, and the products of a tile
-/// of the sum, small ones first; a tile stays in its register for as many of them as can be.
+/// A kernel for a block of C: how many of its columns of tiles there are, its registers and where they are in C, and the
+/// products of a tile of the sum, small ones first; a tile stays in its register for as many of them as can be.
 macro_rules! kernel {
     ($name:ident, $columns:literal, [$(($tile:literal, $base:literal, $offset:literal)),*], [$([$($product:expr),*]),*]) => {
         /// # Safety
@@ -447,135 +447,35 @@ macro_rules! kernel {
     };
 }
 
-kernel!(
-    two_by_two,
-    2,
-    [(0, "r8", 0), (1, "r8", 64), (2, "r9", 0), (3, "r9", 64)],
-    [
-        [
-            load!(6, "r10", 0),
-            load!(4, "r8", 2),
-            multiply!(0, 4, 6),
-            load!(7, "r11", 0),
-            multiply!(1, 4, 7),
-            load!(5, "r9", 2),
-            multiply!(2, 5, 6),
-            multiply!(3, 5, 7)
-        ],
-        [
-            load!(4, "r8", 1),
-            multiply!(0, 4, 6),
-            multiply!(1, 4, 7),
-            load!(5, "r9", 1),
-            multiply!(2, 5, 6),
-            multiply!(3, 5, 7)
-        ],
-        [
-            load!(4, "r8", 0),
-            multiply!(0, 4, 6),
-            multiply!(1, 4, 7),
-            load!(5, "r9", 0),
-            multiply!(2, 5, 6),
-            multiply!(3, 5, 7)
-        ],
-        [
-            load!(6, "r10", 2),
-            multiply!(0, 4, 6),
-            multiply!(2, 5, 6),
-            load!(7, "r11", 2),
-            multiply!(1, 4, 7),
-            multiply!(3, 5, 7)
-        ],
-        [
-            load!(6, "r10", 1),
-            multiply!(0, 4, 6),
-            multiply!(2, 5, 6),
-            load!(7, "r11", 1),
-            multiply!(1, 4, 7),
-            multiply!(3, 5, 7)
-        ],
-        [
-            load!(4, "r8", 1),
-            multiply!(0, 4, 6),
-            multiply!(1, 4, 7),
-            load!(5, "r9", 1),
-            multiply!(2, 5, 6),
-            multiply!(3, 5, 7)
-        ]
-    ]
-);
-kernel!(
-    two_by_one,
-    1,
-    [(0, "r8", 0), (2, "r9", 0)],
-    [
-        [
-            load!(6, "r10", 0),
-            load!(4, "r8", 2),
-            multiply!(0, 4, 6),
-            load!(5, "r9", 2),
-            multiply!(2, 5, 6),
-            load!(4, "r8", 1),
-            multiply!(0, 4, 6),
-            load!(5, "r9", 1),
-            multiply!(2, 5, 6)
-        ],
-        [
-            load!(7, "r10", 1),
-            multiply!(0, 4, 7),
-            multiply!(2, 5, 7),
-            load!(4, "r8", 0),
-            multiply!(0, 4, 7),
-            load!(5, "r9", 0),
-            multiply!(2, 5, 7)
-        ],
-        [multiply!(0, 4, 6), multiply!(2, 5, 6), load!(6, "r10", 2), multiply!(0, 4, 6), multiply!(2, 5, 6)]
-    ]
-);
-kernel!(
-    one_by_two,
-    2,
-    [(0, "r8", 0), (1, "r8", 64)],
-    [
-        [
-            load!(6, "r10", 0),
-            load!(4, "r8", 2),
-            multiply!(0, 4, 6),
-            load!(7, "r11", 0),
-            multiply!(1, 4, 7),
-            load!(4, "r8", 1),
-            multiply!(0, 4, 6),
-            multiply!(1, 4, 7)
-        ],
-        [
-            load!(5, "r8", 0),
-            multiply!(0, 5, 6),
-            multiply!(1, 5, 7),
-            load!(6, "r10", 1),
-            multiply!(0, 4, 6),
-            load!(7, "r11", 1),
-            multiply!(1, 4, 7)
-        ],
-        [
-            multiply!(0, 5, 6),
-            multiply!(1, 5, 7),
-            load!(6, "r10", 2),
-            multiply!(0, 5, 6),
-            load!(7, "r11", 2),
-            multiply!(1, 5, 7)
-        ]
-    ]
-);
-kernel!(
-    one_by_one,
-    1,
-    [(0, "r8", 0)],
-    [
-        [load!(6, "r10", 0), load!(4, "r8", 2), multiply!(0, 4, 6), load!(4, "r8", 1), multiply!(0, 4, 6)],
-        [load!(7, "r10", 1), multiply!(0, 4, 7), load!(5, "r8", 0), multiply!(0, 5, 7)],
-        [multiply!(0, 5, 6), load!(7, "r10", 2), multiply!(0, 5, 7)]
-    ]
-);
+kernel! { two_by_two, 2, [(0, "r8", 0), (1, "r8", 64), (2, "r9", 0), (3, "r9", 64)], [
+    [load!(6, "r10", 0), load!(4, "r8", 2), multiply!(0, 4, 6), load!(7, "r11", 0), multiply!(1, 4, 7),
+        load!(5, "r9", 2), multiply!(2, 5, 6), multiply!(3, 5, 7)],
+    [load!(4, "r8", 1), multiply!(0, 4, 6), multiply!(1, 4, 7), load!(5, "r9", 1), multiply!(2, 5, 6), multiply!(3, 5, 7)],
+    [load!(4, "r8", 0), multiply!(0, 4, 6), multiply!(1, 4, 7), load!(5, "r9", 0), multiply!(2, 5, 6), multiply!(3, 5, 7)],
+    [load!(6, "r10", 2), multiply!(0, 4, 6), multiply!(2, 5, 6), load!(7, "r11", 2), multiply!(1, 4, 7), multiply!(3, 5, 7)],
+    [load!(6, "r10", 1), multiply!(0, 4, 6), multiply!(2, 5, 6), load!(7, "r11", 1), multiply!(1, 4, 7), multiply!(3, 5, 7)],
+    [load!(4, "r8", 1), multiply!(0, 4, 6), multiply!(1, 4, 7), load!(5, "r9", 1), multiply!(2, 5, 6), multiply!(3, 5, 7)]
+] }
+kernel! { two_by_one, 1, [(0, "r8", 0), (2, "r9", 0)], [
+    [load!(6, "r10", 0), load!(4, "r8", 2), multiply!(0, 4, 6), load!(5, "r9", 2), multiply!(2, 5, 6),
+        load!(4, "r8", 1), multiply!(0, 4, 6), load!(5, "r9", 1), multiply!(2, 5, 6)],
+    [load!(7, "r10", 1), multiply!(0, 4, 7), multiply!(2, 5, 7),
+        load!(4, "r8", 0), multiply!(0, 4, 7), load!(5, "r9", 0), multiply!(2, 5, 7)],
+    [multiply!(0, 4, 6), multiply!(2, 5, 6), load!(6, "r10", 2), multiply!(0, 4, 6), multiply!(2, 5, 6)]
+] }
+kernel! { one_by_two, 2, [(0, "r8", 0), (1, "r8", 64)], [
+    [load!(6, "r10", 0), load!(4, "r8", 2), multiply!(0, 4, 6), load!(7, "r11", 0), multiply!(1, 4, 7),
+        load!(4, "r8", 1), multiply!(0, 4, 6), multiply!(1, 4, 7)],
+    [load!(5, "r8", 0), multiply!(0, 5, 6), multiply!(1, 5, 7),
+        load!(6, "r10", 1), multiply!(0, 4, 6), load!(7, "r11", 1), multiply!(1, 4, 7)],
+    [multiply!(0, 5, 6), multiply!(1, 5, 7),
+        load!(6, "r10", 2), multiply!(0, 5, 6), load!(7, "r11", 2), multiply!(1, 5, 7)]
+] }
+kernel! { one_by_one, 1, [(0, "r8", 0)], [
+    [load!(6, "r10", 0), load!(4, "r8", 2), multiply!(0, 4, 6), load!(4, "r8", 1), multiply!(0, 4, 6)],
+    [load!(7, "r10", 1), multiply!(0, 4, 7), load!(5, "r8", 0), multiply!(0, 5, 7)],
+    [multiply!(0, 5, 6), load!(7, "r10", 2), multiply!(0, 5, 7)]
+] }
 
 /// The pieces of two vectors: in every pair the first vector's entry below the second's.
 // Loops over indices: iterators' closures would not be compiled with the caller's instructions.
