@@ -69,8 +69,11 @@ fn sweep(folder: &Path, name: &OsStr) {
         let bytes = entry_name.as_encoded_bytes();
         let middle = bytes.strip_prefix(beginning.as_encoded_bytes()).and_then(|b| b.strip_suffix(ENDING.as_bytes()));
         let ours = middle.is_some_and(|b| !b.is_empty() && b.iter().all(|c| c.is_ascii_digit() || *c == b'-'));
+        if !ours {
+            continue;
+        }
         let modified = entry.metadata().and_then(|data| data.modified());
-        if ours && modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED)) {
+        if modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > ABANDONED)) {
             let _ = std::fs::remove_file(entry.path());
         }
     }

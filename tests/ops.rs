@@ -330,6 +330,15 @@ fn matrix_products_refuse_slices_that_are_too_short() {
     for short in [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]] {
         assert!(run(short).is_err(), "A, B, the bias and C are short of {short:?}");
     }
+    // Laid out, B is too short for all of it, and for a part that is laid out otherwise.
+    for (len, [n, k]) in [(packed_len(128, 128) - 1, [128, 128]), (7000, [48, 100])] {
+        let packed = vec![0.0; len];
+        let product = std::panic::catch_unwind(|| {
+            let (left, right) = (vec![1.0; 2 * k], Right::packed(&packed, 128, 128));
+            gemm([2, n, k], Left { data: &left, row: k, step: 1 }, right, Start::ZERO, &mut vec![0.0; 2 * n], n)
+        });
+        assert!(product.is_err(), "{len} floats for {k} x {n}");
+    }
 }
 
 #[test]

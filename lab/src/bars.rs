@@ -24,8 +24,11 @@ pub fn interruption() -> Outcome<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         let watching = || "watch for the signals that end a process".into();
-        // In this order: the first signal finds the flag unset and sets it, the second finds it set.
-        flag::register_conditional_shutdown(signal, 128 + signal, flag.clone()).doing(watching)?;
+        // In this order: the first signal finds the flag unset and sets it, the second finds it set. A closed terminal may
+        // say so twice, by the system and by the shell: that ends no work that is being saved.
+        if signal != SIGHUP {
+            flag::register_conditional_shutdown(signal, 128 + signal, flag.clone()).doing(watching)?;
+        }
         flag::register(signal, flag.clone()).doing(watching)?;
     }
     Ok(FLAG.get_or_init(|| flag).clone())

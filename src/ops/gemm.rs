@@ -90,18 +90,18 @@ pub fn gemm([m, n, k]: [usize; 3], a: Left<'_>, b: Right<'_>, start: Start<'_>, 
     assert!(start.bias.is_none_or(|bias| bias.len() >= columns), "the bias is too short");
     if k > 0 {
         assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.step, "A is too small");
-        let end = match b.tiles {
-            true => packed_len(k, n) - 1,
-            false => (k - 1) * b.step + last / PANEL * b.panel + last % PANEL,
-        };
-        assert!(b.data.len() > end, "B is too small");
+        let end = (k - 1) * b.step + last / PANEL * b.panel + last % PANEL;
+        // What is in tiles has other places, which are checked there.
+        assert!(b.tiles || b.data.len() > end, "B is too small");
         #[cfg(target_arch = "x86_64")]
         if b.tiles || m >= WIDE && on_tiles(k, columns) {
-            if a.step == 1 || a.row == 1 {
-                return tiles::gemm([m, columns, k], a, b, start, c, stride);
-            }
-            let rows: Vec<f32> = (0..m * k).map(|e| a.data[e / k * a.row + e % k * a.step]).collect();
-            let a = Left { data: &rows, row: k, step: 1 };
+            let rows: Vec<f32>;
+            let a = if a.step == 1 || a.row == 1 {
+                a
+            } else {
+                rows = (0..m * k).map(|e| a.data[e / k * a.row + e % k * a.step]).collect();
+                Left { data: &rows, row: k, step: 1 }
+            };
             return tiles::gemm([m, columns, k], a, b, start, c, stride);
         }
     }

@@ -125,7 +125,7 @@ pub(super) fn pack(k: usize, n: usize, from: &[f32], to: &mut [f32]) {
     }
 }
 
-/// [`super::gemm::gemm`], which has checked the sizes, for a left factor whose rows or columns have their entries one after the
+/// [`super::gemm::gemm`], which has checked all sizes but that of a B in tiles, for a left factor whose rows or columns have their entries one after the
 /// other.
 pub(super) fn gemm(
     [m, columns, k]: [usize; 3],
@@ -138,6 +138,7 @@ pub(super) fn gemm(
     thread_local! {
         static MEMORY: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
     }
+    assert!(!b.tiles || b.data.len() >= packed_len(k, columns), "B is too small");
     let product = Product { m, tiles: columns / WIDTH, k, a, b, start, c: c.as_mut_ptr(), stride };
     // SAFETY: AVX-512 and tiles go together; `super::gemm::gemm` has checked that all rows, terms and columns are inside the
     // slices.
@@ -323,30 +324,40 @@ impl Feed {
     unsafe fn step(&mut self) {
         // SAFETY: the caller's.
         unsafe {
-            self.left_rate.due += self.left_rate.units;
-            while self.left_rate.due >= self.left_rate.steps {
-                self.left_rate.due -= self.left_rate.steps;
+            for _ in 0..self.left_rate.step() {
                 self.left.unit(&mut self.halves);
             }
-            self.right_rate.due += self.right_rate.units;
-            while self.right_rate.due >= self.right_rate.steps {
-                self.right_rate.due -= self.right_rate.steps;
+            for _ in 0..self.right_rate.step() {
                 self.right.unit();
             }
         }
     }
 }
 
-/// Units that are spread evenly over steps.
+/// Units that are spread evenly over steps, never more than there are.
 struct Rate {
     units: usize,
     steps: usize,
     due: usize,
+    left: usize,
 }
 
 impl Rate {
     fn new(units: usize, steps: usize) -> Rate {
-        Rate { units, steps, due: 0 }
+        Rate { units, steps, due: 0, left: units }
+    }
+
+    /// The units of the next step.
+    #[inline]
+    fn step(&mut self) -> usize {
+        self.due += self.units;
+        let mut now = 0;
+        while self.due >= self.steps && self.left > 0 {
+            self.due -= self.steps;
+            self.left -= 1;
+            now += 1;
+        }
+        now
     }
 }
 
