@@ -39,6 +39,18 @@ pub struct Parameter<'a> {
     pub gradient: &'a ReadGradient<'a>,
 }
 
+/// A tensor of a model with its gradient, as a step of an optimiser changes it.
+pub struct WithGradient<'a> {
+    /// Its name, unique in the model.
+    pub name: &'a str,
+    /// Its shape.
+    pub shape: &'a [usize],
+    /// Its values, row-major.
+    pub values: &'a mut [f32],
+    /// Its gradient, which may be clipped in place.
+    pub gradient: &'a mut [f32],
+}
+
 /// A model whose tensors can be visited in a fixed order.
 ///
 /// dfdx's `TensorCollection` builds tensors of static shape only; the shapes here are chosen at run time.
@@ -49,22 +61,28 @@ pub trait Parameters {
     /// The visitor's first.
     fn visit(&mut self, visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()>;
 
-    /// The shape of every tensor and its gradient, in the order of the visit; zeros where there is none. `spare` are vectors
-    /// that are no longer needed, whose memory may be used.
+    /// Calls `update` with all tensors, in the order of the visit, each with its gradient in `source`; zeros where there is
+    /// none. What is left in their values becomes the tensors' content; what is left in `source` is of no use.
     ///
     /// # Errors
-    /// [`Error::Numerical`] if there is no memory for them.
-    fn gradients(
+    /// Those of `update`, after which the model is unchanged; [`Error::Numerical`] if there is no memory for the gradients.
+    fn update(
         &mut self,
         source: &mut Gradients<f32, Cpu>,
-        _spare: Vec<Vec<f32>>,
-    ) -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
+        update: &mut dyn FnMut(Vec<WithGradient<'_>>) -> Result<()>,
+    ) -> Result<()> {
         let mut all = Vec::new();
-        self.visit(&mut |parameter| {
-            all.push((parameter.shape.to_vec(), (parameter.gradient)(source)?));
+        self.visit(&mut |Parameter { name, shape, values, gradient }| {
+            all.push((name.to_owned(), shape.to_vec(), values.to_vec(), gradient(source)?));
             Ok(())
         })?;
-        Ok(all)
+        let tensors = all.iter_mut().map(|(name, shape, values, gradient)| WithGradient { name, shape, values, gradient });
+        update(tensors.collect())?;
+        let mut updated = all.iter();
+        self.visit(&mut |parameter| {
+            updated.next().into_iter().for_each(|(_, _, values, _)| parameter.values.copy_from_slice(values));
+            Ok(())
+        })
     }
 }
 

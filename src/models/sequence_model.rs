@@ -2,7 +2,7 @@
 
 use dfdx::prelude::{Cpu, Gradients, HasShape, Merge, Shape, Tape, TensorFromVec};
 
-use super::{Parameter, Parameters, contents};
+use super::{Parameter, Parameters, WithGradient, contents};
 use crate::error::all_finite;
 use crate::ops::sequence::{self, Architecture, Batch, Buffer, Entry, Objective, Params, Tokens};
 use crate::tasks::Sequences;
@@ -166,19 +166,24 @@ impl<C: Architecture> Parameters for SequenceModel<C> {
         Ok(())
     }
 
-    fn gradients(
+    fn update(
         &mut self,
         source: &mut Gradients<f32, Cpu>,
-        spare: Vec<Vec<f32>>,
-    ) -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
-        let all = source.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
-        let mut spare = spare.into_iter();
-        let gradient = |Entry { shape, at, .. }: Entry| {
-            let mut gradient = spare.next().unwrap_or_default();
-            gradient.clear();
-            gradient.extend_from_slice(&all[at]);
-            (shape, gradient)
-        };
-        Ok(self.config.tensors().into_iter().map(gradient).collect())
+        update: &mut dyn FnMut(Vec<WithGradient<'_>>) -> Result<()>,
+    ) -> Result<()> {
+        let mut all = self.buffer();
+        let gradient = source.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
+        let (mut values, mut gradients) = (all.as_mut(), gradient.as_mut_slice());
+        let entries = self.config.tensors();
+        let mut tensors = Vec::with_capacity(entries.len());
+        for Entry { name, shape, at } in &entries {
+            let (mine, later) = std::mem::take(&mut values).split_at_mut(at.len());
+            let (gradient, later_gradients) = std::mem::take(&mut gradients).split_at_mut(at.len());
+            tensors.push(WithGradient { name, shape, values: mine, gradient });
+            (values, gradients) = (later, later_gradients);
+        }
+        update(tensors)?;
+        self.params.copy_from(all.as_ref());
+        Ok(())
     }
 }

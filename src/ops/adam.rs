@@ -21,30 +21,21 @@ pub(crate) struct Step {
 /// Entries in a piece of work.
 const PIECE: usize = 1 << 15;
 
-/// [`movement`] for every tensor.
-pub(crate) fn movements(step: Step, gradients: &mut [Vec<f32>], first: &mut [Vec<f32>], second: &mut [Vec<f32>]) {
-    gradients.par_iter_mut().zip(first).zip(second).for_each(|((g, m), v)| movement(step, g, m, v));
-}
-
-/// m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², and g ← rate m / (sqrt(v) / correction + ε): what the parameters of a tensor
-/// are to be moved by.
-pub(crate) fn movement(step: Step, gradient: &mut [f32], first: &mut [f32], second: &mut [f32]) {
+/// m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², and p ← decay p - rate m / (sqrt(v) / correction + ε).
+pub(crate) fn update(step: Step, params: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
     if gradient.len() <= PIECE {
         // To ask the thread pool takes longer than to do this.
-        return dispatch(Update { step, g: gradient, m: first, v: second });
+        return dispatch(Update { step, p: params, g: gradient, m: first, v: second });
     }
-    let pieces = gradient.par_chunks_mut(PIECE).zip(first.par_chunks_mut(PIECE)).zip(second.par_chunks_mut(PIECE));
-    pieces.for_each(|((g, m), v)| dispatch(Update { step, g, m, v }));
-}
-
-/// p ← decay p - movement.
-pub(crate) fn apply(step: Step, params: &mut [f32], movement: &[f32]) {
-    params.iter_mut().zip(movement).for_each(|(p, movement)| *p = *p * step.decay - movement);
+    let moments = first.par_chunks_mut(PIECE).zip(second.par_chunks_mut(PIECE));
+    let pieces = params.par_chunks_mut(PIECE).zip(gradient.par_chunks(PIECE)).zip(moments);
+    pieces.for_each(|((p, g), (m, v))| dispatch(Update { step, p, g, m, v }));
 }
 
 struct Update<'a> {
     step: Step,
-    g: &'a mut [f32],
+    p: &'a mut [f32],
+    g: &'a [f32],
     m: &'a mut [f32],
     v: &'a mut [f32],
 }
@@ -53,33 +44,42 @@ impl Job for Update<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Simd>(self) {
-        let Update { step, g, m, v } = self;
-        let ((g, g_end), (m, m_end), (v, v_end)) = (g.as_chunks_mut(), m.as_chunks_mut(), v.as_chunks_mut());
-        for i in 0..g.len().min(m.len()).min(v.len()) {
-            update::<V>(step, &mut g[i], &mut m[i], &mut v[i]);
+        let Update { step, p, g, m, v } = self;
+        let ((p, p_end), (g, g_end)) = (p.as_chunks_mut(), g.as_chunks());
+        let ((m, m_end), (v, v_end)) = (m.as_chunks_mut(), v.as_chunks_mut());
+        for i in 0..p.len().min(g.len()).min(m.len()).min(v.len()) {
+            vector::<V>(step, &mut p[i], &g[i], &mut m[i], &mut v[i]);
         }
         // The last vector, filled up.
-        let mut last = [[0.0; WIDTH]; 3];
-        let len = g_end.len();
-        last[0][..len].copy_from_slice(g_end);
-        last[1][..len].copy_from_slice(m_end);
-        last[2][..len].copy_from_slice(v_end);
-        let [g, m, v] = &mut last;
-        update::<V>(step, g, m, v);
-        g_end.copy_from_slice(&g[..len]);
+        let mut last = [[0.0; WIDTH]; 4];
+        let len = p_end.len();
+        last[0][..len].copy_from_slice(p_end);
+        last[1][..len].copy_from_slice(g_end);
+        last[2][..len].copy_from_slice(m_end);
+        last[3][..len].copy_from_slice(v_end);
+        let [p, g, m, v] = &mut last;
+        vector::<V>(step, p, g, m, v);
+        p_end.copy_from_slice(&p[..len]);
         m_end.copy_from_slice(&m[..len]);
         v_end.copy_from_slice(&v[..len]);
     }
 }
 
 #[inline(always)]
-fn update<V: Simd>(step: Step, g: &mut [f32; WIDTH], m: &mut [f32; WIDTH], v: &mut [f32; WIDTH]) {
+fn vector<V: Simd>(
+    step: Step,
+    p: &mut [f32; WIDTH],
+    g: &[f32; WIDTH],
+    m: &mut [f32; WIDTH],
+    v: &mut [f32; WIDTH],
+) {
     let [b1, b2] = step.betas;
     let gradient = V::load(g);
     let first = V::splat(b1).mul(V::load(m)).add(V::splat(1.0 - b1).mul(gradient));
     let second = V::splat(b2).mul(V::load(v)).add(V::splat(1.0 - b2).mul(gradient).mul(gradient));
     let size = second.sqrt().div(V::splat(step.correction)).add(V::splat(step.epsilon));
-    V::splat(step.rate).mul(first).div(size).store(g);
+    let movement = V::splat(step.rate).mul(first).div(size);
+    V::load(p).mul(V::splat(step.decay)).sub(movement).store(p);
     first.store(m);
     second.store(v);
 }

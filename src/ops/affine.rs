@@ -115,6 +115,11 @@ impl Affine {
         self.forward.len() + self.backward.len() + self.bias.len()
     }
 
+    /// Floats of this layer's part of the gradient: in the weights, then in the bias.
+    pub fn gradient_len(&self) -> usize {
+        self.gradient.len() + self.gradient_bias.len()
+    }
+
     /// W, row-major, `[rows, columns]`.
     fn matrix(&self, params: &[f32]) -> Buffer {
         let mut matrix = Buffer::take(self.rows * self.columns);
@@ -224,17 +229,17 @@ impl Affine {
         [&self.at.weight, &self.at.bias, &self.at_before.weight, &self.at_before.bias]
     }
 
-    /// The gradient in [`Affine::tensors`], from the one in the folded weights (this layer's part of `g`).
+    /// The gradient in [`Affine::tensors`], from this layer's part of the gradient, in the folded weights.
     pub fn unfold(&self, params: &[f32], g: &[f32], tensors: [&mut [f32]; 4]) {
         let [in_weight, in_bias, in_before, in_constant] = tensors;
         let (columns, stride) = (self.columns, stride(self.columns));
-        let bias = &g[self.gradient_bias.clone()][..columns];
+        let bias = &g[self.gradient.len()..][..columns];
         if !in_bias.is_empty() {
             for [here, there, len] in self.groups() {
                 in_bias[there..][..len].copy_from_slice(&bias[here..][..len]);
             }
         }
-        let row = |p: usize| &g[self.gradient.start + p * stride..][..columns];
+        let row = |p: usize| &g[p * stride..][..columns];
         let (before, constant) = (&params[self.at_before.weight.clone()], &params[self.at_before.bias.clone()]);
         if self.before != Before::Nothing {
             let matrix = (!self.rows_in_place()).then(|| self.matrix(params));

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::affine::{Affine, Places, Sizes, stride};
 use super::attention::{Attention, Heads, MARGIN};
 use super::gelu::{gelu, times};
+use super::lane_attention::LaneHeads;
+use super::lanes::{LANES, in_lanes, in_lanes_mut};
 use super::layer_norm::{Rows, normalise, normalise_backward};
 use super::sequence::{Architecture, Arena, Entry, Network, Pass};
 use super::simd::WIDTH;
@@ -258,6 +260,7 @@ struct Plan<'a> {
     /// The sinusoids' share of queries and keys among the prepared weights, `[length, 3 inner]`.
     position_rows: Range<usize>,
     heads: Heads,
+    lane_heads: LaneHeads,
     sizes: Sizes,
 }
 
@@ -286,8 +289,64 @@ impl<'a> Plan<'a> {
         };
         let position_gradient = sizes.gradient(learned.max(sinusoidal));
         let position_rows = sizes.prepared(sinusoidal);
-        let heads = Heads::new(config.attention, length, config.heads, config.key, stride(3 * inner), stride(inner));
-        Plan { config, index, length, read_in, blocks, read_out, position_gradient, position_rows, heads, sizes }
+        let strides = [stride(3 * inner), stride(inner)];
+        let heads = Heads::new(config.attention, length, config.heads, config.key, strides[0], strides[1]);
+        let lane_heads = LaneHeads::new(config.attention, length, config.heads, config.key, strides[0], strides[1]);
+        Plan { config, index, length, read_in, blocks, read_out, position_gradient, position_rows, heads, lane_heads, sizes }
+    }
+
+    /// Floats of what attention keeps of so many prompts, queries, keys and values, and weights, and of its scratch.
+    fn attention_lens(&self, prompts: usize) -> [usize; 3] {
+        let inner = self.config.heads * self.config.key;
+        if self.lane_heads.suit(prompts) {
+            let lens = [
+                self.lane_heads.qkv_len(prompts),
+                self.lane_heads.weights_len(prompts),
+                self.lane_heads.scratch_len(),
+            ];
+            // One more entry: the first may begin later than the slice.
+            lens.map(|len| (len + 1) * LANES)
+        } else {
+            let rows = prompts * self.length;
+            [rows * stride(3 * inner), prompts * self.heads.weights_len(), self.heads.scratch_len()]
+        }
+    }
+
+    /// The attention of so many prompts. The rows of queries, keys and values are `qkv` itself, or beside it in `rows`.
+    fn attend(&self, prompts: usize, rows: &[f32], [qkv, weights]: [&mut [f32]; 2], out: &mut [f32], scratch: &mut [f32]) {
+        if self.lane_heads.suit(prompts) {
+            let [qkv, weights, scratch] = [qkv, weights, scratch].map(in_lanes_mut);
+            return self.lane_heads.forward(prompts, rows, qkv, weights, out, scratch);
+        }
+        let inner = self.config.heads * self.config.key;
+        let of_weights = self.heads.weights_len();
+        for p in 0..prompts {
+            let weights = &mut weights[p * of_weights..][..of_weights];
+            let rows = p * self.length;
+            self.heads.forward(&qkv[rows * stride(3 * inner)..], weights, &mut out[rows * stride(inner)..], scratch);
+        }
+    }
+
+    /// The adjoint of [`Plan::attend`].
+    fn attend_backward(
+        &self,
+        prompts: usize,
+        [qkv, weights]: [&[f32]; 2],
+        d_out: &[f32],
+        d_qkv: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        if self.lane_heads.suit(prompts) {
+            let [qkv, weights] = [qkv, weights].map(in_lanes);
+            return self.lane_heads.backward(prompts, qkv, weights, d_out, d_qkv, in_lanes_mut(scratch));
+        }
+        let inner = self.config.heads * self.config.key;
+        let of_weights = self.heads.weights_len();
+        for p in 0..prompts {
+            let weights = &weights[p * of_weights..][..of_weights];
+            let (at, at_out) = (p * self.length * stride(3 * inner), p * self.length * stride(inner));
+            self.heads.backward(&qkv[at..], weights, &d_out[at_out..], &mut d_qkv[at..], scratch);
+        }
     }
 }
 
@@ -324,7 +383,6 @@ impl Network for Plan<'_> {
     }
 
     fn unfold_rest(&self, g: &[f32], out: &mut [f32]) {
-        let g = &g[self.position_gradient.clone()];
         match self.config.positions {
             Positions::None => {}
             Positions::Learned(_) => {
@@ -355,10 +413,11 @@ impl Network for Plan<'_> {
         let padded = |n: usize| n.next_multiple_of(WIDTH) + MARGIN;
         let mlp = if config.mlp > 0 { padded(rows * w) + padded(rows) + 2 * padded(rows * m) } else { 0 };
         let clamped = if config.clamp.is_some() { padded(rows * w) } else { 0 };
-        let attention = padded(rows * q) + padded(prompts * self.heads.weights_len()) + padded(rows * o);
+        let [qkv, weights, of_attention] = self.attention_lens(prompts);
+        let attention = padded(qkv) + padded(weights) + padded(rows * o);
         let block = padded(rows * w) + padded(rows) + attention + mlp + clamped;
         let scratch = 4 * padded(rows * w) + padded(rows) + padded(rows * q) + padded(rows * o) + padded(rows * m);
-        let ends = 2 * padded(rows * stride(config.outputs)) + padded(self.heads.scratch_len());
+        let ends = 2 * padded(rows * stride(config.outputs)) + padded(of_attention);
         config.layers * block + scratch + ends + 64 * MARGIN
     }
 
@@ -420,13 +479,14 @@ impl<'a> Run<'a> {
         let inner = config.heads * config.key;
         let (width, q, o, m) = (stride(config.width), stride(3 * inner), stride(inner), stride(config.mlp));
         let mlp = usize::from(config.mlp > 0);
+        let [qkv, weights, of_attention] = plan.attention_lens(prompts);
         let mut arena = Arena(memory);
         let layers = (0..config.layers)
             .map(|_| Saved {
                 attn_in: arena.take(rows * width),
                 attn_scale: arena.take(rows),
-                qkv: arena.take(rows * q),
-                weights: arena.take(prompts * plan.heads.weights_len()),
+                qkv: arena.take(qkv),
+                weights: arena.take(weights),
                 attended: arena.take(rows * o),
                 mlp_in: arena.take(mlp * rows * width),
                 mlp_scale: arena.take(mlp * rows),
@@ -451,7 +511,7 @@ impl<'a> Run<'a> {
             d_hidden: arena.take(mlp * rows * m),
             predictions: arena.take(rows * stride(config.outputs)),
             d_predictions: arena.take(rows * stride(config.outputs)),
-            scratch: arena.take(plan.heads.scratch_len()),
+            scratch: arena.take(of_attention),
         }
     }
 }
@@ -492,17 +552,16 @@ impl Pass for Run<'_> {
             }
             normalised(rows, x, saved.attn_in, saved.attn_scale);
             let with_positions = l == 0 && config.positions == Positions::Sinusoidal;
+            // Room that the backward pass alone needs otherwise.
+            let side_by_side = plan.lane_heads.suit(prompts);
+            let qkv = if side_by_side { &mut *self.d_qkv } else { &mut *saved.qkv };
             if with_positions {
-                for to in saved.qkv[..rows * q].chunks_exact_mut(length * q) {
+                for to in qkv[..rows * q].chunks_exact_mut(length * q) {
                     to.copy_from_slice(&w[plan.position_rows.clone()][..length * q]);
                 }
             }
-            block.attn.forward(w, rows, (saved.attn_in, width), (saved.qkv, q), with_positions);
-            for p in 0..prompts {
-                let weights = &mut saved.weights[p * plan.heads.weights_len()..][..plan.heads.weights_len()];
-                let (qkv, out) = (&saved.qkv[p * length * q..], &mut saved.attended[p * length * o..]);
-                plan.heads.forward(qkv, weights, out, self.scratch);
-            }
+            block.attn.forward(w, rows, (saved.attn_in, width), (qkv, q), with_positions);
+            plan.attend(prompts, self.d_qkv, [saved.qkv, saved.weights], saved.attended, self.scratch);
             if l + 1 == config.layers && states.is_none() {
                 // From here on no token hears of another: only those with a prediction go on.
                 predicted.gather(saved.attended, o);
@@ -590,11 +649,7 @@ impl Pass for Run<'_> {
                 predicted.scatter(dx, width);
                 rows = prompts * length;
             }
-            for p in 0..prompts {
-                let weights = &saved.weights[p * plan.heads.weights_len()..][..plan.heads.weights_len()];
-                let (qkv, d_out) = (&saved.qkv[p * length * q..], &self.d_attended[p * length * o..]);
-                plan.heads.backward(qkv, weights, d_out, &mut self.d_qkv[p * length * q..], self.scratch);
-            }
+            plan.attend_backward(prompts, [saved.qkv, saved.weights], self.d_attended, self.d_qkv, self.scratch);
             block.attn.gradient(g, rows, (saved.attn_in, width), (self.d_qkv, q), add);
             block.attn.backward(w, rows, (self.d_qkv, q), (d_in, width));
             if l == 0 && config.positions == Positions::Sinusoidal {

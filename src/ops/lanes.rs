@@ -33,6 +33,18 @@ impl<T: Real> Lanes<T> {
     }
 }
 
+/// As many whole entries as fit into `data`, which begin at the first multiple of 64 bytes.
+pub(super) fn in_lanes(data: &[f32]) -> &[Lanes<f32>] {
+    // SAFETY: an entry is sixteen numbers one after the other, any of them, and the method sees to where it may begin.
+    unsafe { data.align_to().1 }
+}
+
+/// As [`in_lanes`], to be written.
+pub(super) fn in_lanes_mut(data: &mut [f32]) -> &mut [Lanes<f32>] {
+    // SAFETY: as for `in_lanes`.
+    unsafe { data.align_to_mut().1 }
+}
+
 /// Has these brought into the second cache while other work goes on: what comes from further away is waited for otherwise.
 #[inline(always)]
 pub fn prefetch<T>(lanes: &[Lanes<T>]) {

@@ -19,6 +19,7 @@ pub mod gemm;
 pub mod gpt2;
 pub mod kernel_prompts;
 pub mod kernel_transformer;
+mod lane_attention;
 pub mod lane_products;
 pub mod lanes;
 pub mod layer_norm;

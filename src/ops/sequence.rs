@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::affine::{Affine, Sizes, stride};
 use super::attention::MARGIN;
 use super::contiguous;
-use super::simd::WIDTH;
+use super::simd::{Job, Simd, WIDTH, dispatch};
 use crate::error::array_len;
 use crate::{Error, Result};
 
@@ -65,11 +65,11 @@ pub trait Network: Sync {
     fn sizes(&self) -> &Sizes;
     /// Floats of the working memory for `prompts` prompts.
     fn workspace(&self, prompts: usize) -> usize;
-    /// The affine layers, in the order of the prepared weights.
+    /// The affine layers, in the order of the prepared weights and of the gradient.
     fn affines(&self) -> Vec<&Affine>;
     /// What stands behind the affine layers' prepared weights.
     fn prepare_rest(&self, params: &[f32], rest: &mut [f32]);
-    /// The gradient in the parameters that are not affine layers', from the sum of the parts' gradients.
+    /// The gradient in the parameters that are not affine layers', from what stands behind the affine layers' gradients.
     fn unfold_rest(&self, g: &[f32], out: &mut [f32]);
     /// A pass of `prompts` prompts with prepared weights `w`.
     fn pass<'a>(&'a self, params: &'a [f32], w: &'a [f32], prompts: usize, memory: &'a mut [f32])
@@ -333,37 +333,89 @@ pub(crate) fn differentiate(
     let batch = batch.needed(config, &mut kept);
     let network = &*config.network(batch.length);
     batch.check_room(network)?;
-    let prepared = prepare(network, params);
-    let work = Work { network, w: prepared.as_ref(), params, batch, objective, in_tokens, entries: [inputs, outputs] };
-    let parts: Vec<(f64, Buffer, Vec<f32>)> = batch.parts().into_par_iter().map(|part| work.gradient(&part)).collect();
-    let loss = parts.iter().map(|(loss, ..)| loss).sum();
-    let tokens = in_tokens.then(|| {
-        let mut all = vec![0.0; batch.batch * length * inputs];
-        let sequences = parts.iter().flat_map(|(.., d)| d.chunks_exact(batch.length * inputs));
-        for (to, d) in all.chunks_exact_mut(length * inputs).zip(sequences) {
-            to[..d.len()].copy_from_slice(d);
-        }
-        all
-    });
-    let sum = sum_in_order(parts.into_iter().map(|(_, g, _)| g).collect());
-    let sum = sum.as_ref();
-    network.unfold_rest(sum, gradient);
+    // All inside the pool: each call of it from outside would wake a thread and wait for it.
+    Ok(rayon::scope(|_| {
+        let prepared = prepare(network, params);
+        let w = prepared.as_ref();
+        let work = Work { network, w, params, batch, objective, in_tokens, entries: [inputs, outputs] };
+        let parts: Vec<_> = batch.parts().into_par_iter().map(|part| work.gradient(&part)).collect();
+        let loss = parts.iter().map(|(loss, ..)| loss).sum();
+        let tokens = in_tokens.then(|| {
+            let mut all = vec![0.0; batch.batch * length * inputs];
+            let sequences = parts.iter().flat_map(|(.., d)| d.chunks_exact(batch.length * inputs));
+            for (to, d) in all.chunks_exact_mut(length * inputs).zip(sequences) {
+                to[..d.len()].copy_from_slice(d);
+            }
+            all
+        });
+        unfold(network, params, parts.into_iter().map(|(_, g, _)| g).collect(), gradient);
+        (loss, tokens)
+    }))
+}
+
+/// The sum of the parts' gradients in the folded weights becomes the gradient in the parameters.
+fn unfold(network: &dyn Network, params: &[f32], mut parts: Vec<Buffer>, gradient: &mut [f32]) {
+    let (first, others) = parts.split_at_mut(1);
+    let (mut rest, mut at) = (first[0].as_mut(), 0);
     let affines = network.affines();
-    let tensors = tensors_of(&affines, gradient);
-    affines.into_par_iter().zip(tensors).for_each(|(affine, tensors)| affine.unfold(params, sum, tensors));
-    Ok((loss, tokens))
+    let mut work = Vec::with_capacity(affines.len());
+    for (affine, tensors) in affines.iter().zip(tensors_of(&affines, gradient)) {
+        let (mine, later) = std::mem::take(&mut rest).split_at_mut(affine.gradient_len());
+        work.push((affine, at, mine, tensors));
+        (rest, at) = (later, at + affine.gradient_len());
+    }
+    // A layer is unfolded while its sum is in the cache.
+    work.into_par_iter().for_each(|(affine, at, sum, tensors)| {
+        add_in_order(sum, others, at);
+        affine.unfold(params, sum, tensors);
+    });
+    add_in_order(rest, others, at);
+    network.unfold_rest(rest, gradient);
 }
 
 /// The sum of the gradients of one part at least, added in the order of the parts, a piece of the gradient at a time.
 pub(super) fn sum_in_order(mut parts: Vec<Buffer>) -> Buffer {
     const PIECE: usize = 1 << 14;
     let (first, others) = parts.split_at_mut(1);
-    first[0].as_mut().par_chunks_mut(PIECE).enumerate().for_each(|(k, sum)| {
-        for other in &*others {
-            sum.iter_mut().zip(&other.as_ref()[k * PIECE..]).for_each(|(s, g)| *s += g);
-        }
-    });
+    let pieces = first[0].as_mut().par_chunks_mut(PIECE).enumerate();
+    pieces.for_each(|(k, sum)| add_in_order(sum, others, k * PIECE));
     parts.swap_remove(0)
+}
+
+/// Adds to `sum` what stands in each of `others` from `at` on.
+fn add_in_order(sum: &mut [f32], others: &[Buffer], at: usize) {
+    let len = sum.len();
+    let others = others.iter().map(|other| &other.as_ref()[at..at + len]).collect();
+    dispatch(AddInOrder { sum, others });
+}
+
+struct AddInOrder<'a> {
+    sum: &'a mut [f32],
+    others: Vec<&'a [f32]>,
+}
+
+impl Job for AddInOrder<'_> {
+    type Output = ();
+    // Loops over indices: an iterator's parts may be compiled elsewhere, without the caller's instructions.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        let AddInOrder { sum, others } = self;
+        let whole = sum.len() / WIDTH;
+        let vectors = &mut sum.as_chunks_mut().0[..whole];
+        for v in 0..whole {
+            let mut total = V::load(&vectors[v]);
+            for k in 0..others.len() {
+                total = total.add(V::load(&others[k].as_chunks().0[v]));
+            }
+            total.store(&mut vectors[v]);
+        }
+        for i in whole * WIDTH..sum.len() {
+            for k in 0..others.len() {
+                sum[i] += others[k][i];
+            }
+        }
+    }
 }
 
 /// The tensors of every affine layer in the vector of all parameters, or of a gradient in them.

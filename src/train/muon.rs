@@ -4,9 +4,9 @@ use dfdx::optim::{Optimizer, OptimizerUpdateError};
 use dfdx::prelude::{Cpu, CpuError, Gradients};
 use serde::{Deserialize, Serialize};
 
-use super::optimizer::{AdamConfig, Stateful, clipped, device_error, fits, is_named, named, positive};
-use crate::models::Parameters;
-use crate::ops::adam::{apply, movement};
+use super::optimizer::{AdamConfig, Stateful, clip, device_error, fits, is_named, named, positive};
+use crate::models::{Parameters, WithGradient};
+use crate::ops::adam::update;
 use crate::ops::gemm::{Left, Right, Start, gemm};
 use crate::ops::simd::WIDTH;
 use crate::{Error, Result};
@@ -70,9 +70,11 @@ impl Muon {
     }
 }
 
-/// The matrices that a tensor is made of, as (rows, columns, columns of the tensor, first entries of each), or none if
-/// it is not a hidden one.
-fn matrices(name: &str, shape: &[usize]) -> Option<(usize, usize, Vec<usize>)> {
+/// The matrices that a tensor is made of: their rows and columns, and the first entry of each.
+type Matrices = (usize, usize, Vec<usize>);
+
+/// Those of the tensor, or none if it is not a hidden one.
+fn matrices(name: &str, shape: &[usize]) -> Option<Matrices> {
     let &[rows, columns] = shape else { return None };
     let recurrent = name.contains("weight_ih") || name.contains("weight_hh");
     if !(name.starts_with("h.") || recurrent) || rows < 2 || columns < 2 {
@@ -133,43 +135,50 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Muon {
         module: &mut M,
         gradients: &Gradients<f32, Cpu>,
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
-        let mut gradients = clipped(module, gradients, self.config.adam.clip, Vec::new()).map_err(device_error)?;
-        if self.first.is_empty() {
-            self.first = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
-            self.second = self.first.clone();
-        }
-        fits(&self.first, &gradients).and_then(|()| fits(&self.second, &gradients)).map_err(device_error)?;
-        self.steps += 1;
-        let step = self.config.adam.step(self.steps, self.factor);
-        let rate = self.config.rate * self.factor;
-        let (momentum, decay) = (self.config.momentum as f32, (1.0 - rate * self.config.weight_decay) as f32);
-        let mut tensors = gradients.iter_mut().zip(self.first.iter_mut().zip(&mut self.second));
-        module
-            .visit(&mut |parameter| {
-                let Some((gradient, (first, second))) = tensors.next() else { return Ok(()) };
-                let Some((rows, columns, starts)) = matrices(parameter.name, parameter.shape) else {
-                    movement(step, gradient, first, second);
-                    apply(step, parameter.values, gradient);
-                    return Ok(());
-                };
-                let width = parameter.shape[1];
-                let nesterov = first.iter_mut().zip(&*gradient).map(|(m, g)| {
-                    *m = momentum * *m + g;
-                    g + momentum * *m
-                });
-                let nesterov: Vec<f32> = nesterov.collect();
-                let scale = (rate * 0.2 * (rows.max(columns) as f64).sqrt()) as f32;
-                for start in starts {
-                    let at = |i: usize| start + i * width..start + i * width + columns;
-                    let matrix: Vec<f32> = (0..rows).flat_map(|i| nesterov[at(i)].iter().copied()).collect();
-                    let x = orthogonalised(&matrix, rows, columns);
-                    for (i, x) in x.chunks_exact(columns).enumerate() {
-                        parameter.values[at(i)].iter_mut().zip(x).for_each(|(p, x)| *p = *p * decay - scale * x);
-                    }
+        let updated = module.update(&mut gradients.clone(), &mut |mut tensors| {
+            clip(self.config.adam.clip, &mut tensors);
+            if self.first.is_empty() {
+                self.first = tensors.iter().map(|t| vec![0.0; t.values.len()]).collect();
+                self.second = self.first.clone();
+            }
+            fits(&self.first, &tensors)?;
+            fits(&self.second, &tensors)?;
+            self.steps += 1;
+            let moments = self.first.iter_mut().zip(&mut self.second);
+            for (tensor, (first, second)) in tensors.into_iter().zip(moments) {
+                let step = self.config.adam.step(self.steps, self.factor);
+                match matrices(tensor.name, tensor.shape) {
+                    None => update(step, tensor.values, tensor.gradient, first, second),
+                    Some(matrices) => self.config.step(self.factor, tensor, &matrices, first),
                 }
-                Ok(())
-            })
-            .map_err(device_error)
+            }
+            Ok(())
+        });
+        updated.map_err(device_error)
+    }
+}
+
+impl MuonConfig {
+    /// Moves a hidden tensor that consists of these matrices, at `factor` times the rate.
+    fn step(&self, factor: f64, tensor: WithGradient<'_>, matrices: &Matrices, momenta: &mut [f32]) {
+        let (rows, columns, starts) = matrices;
+        let rate = self.rate * factor;
+        let (momentum, decay) = (self.momentum as f32, (1.0 - rate * self.weight_decay) as f32);
+        let width = tensor.shape[1];
+        let nesterov = momenta.iter_mut().zip(&*tensor.gradient).map(|(m, g)| {
+            *m = momentum * *m + g;
+            g + momentum * *m
+        });
+        let nesterov: Vec<f32> = nesterov.collect();
+        let scale = (rate * 0.2 * (*rows.max(columns) as f64).sqrt()) as f32;
+        for start in starts {
+            let at = |i: usize| start + i * width..start + i * width + columns;
+            let matrix: Vec<f32> = (0..*rows).flat_map(|i| nesterov[at(i)].iter().copied()).collect();
+            let x = orthogonalised(&matrix, *rows, *columns);
+            for (i, x) in x.chunks_exact(*columns).enumerate() {
+                tensor.values[at(i)].iter_mut().zip(x).for_each(|(p, x)| *p = *p * decay - scale * x);
+            }
+        }
     }
 }
 

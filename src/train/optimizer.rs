@@ -2,10 +2,11 @@
 
 use dfdx::optim::{Optimizer, OptimizerUpdateError};
 use dfdx::prelude::{Cpu, CpuError, Gradients};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::models::Parameters;
-use crate::ops::adam::{Step, apply, movements};
+use crate::models::{Parameters, WithGradient};
+use crate::ops::adam::{Step, update};
 use crate::{Error, Result};
 
 /// What is done to gradients before a step.
@@ -34,35 +35,47 @@ impl Clip {
     }
 
     /// Clips in place; `shapes` are the tensors'.
-    pub fn apply(&self, gradients: &mut [Vec<f32>], shapes: &[Vec<usize>]) {
+    pub fn apply<G, S>(&self, gradients: &mut [G], shapes: &[S])
+    where
+        G: AsRef<[f32]> + AsMut<[f32]> + Send + Sync,
+        S: AsRef<[usize]>,
+    {
         match *self {
             Clip::None => {}
             Clip::Matrix(limit) => {
                 for (gradient, shape) in gradients.iter_mut().zip(shapes) {
-                    let size: usize = shape.iter().rev().take(2).product();
-                    gradient.chunks_mut(size.max(1)).for_each(|matrix| shrink(&mut [matrix], limit));
+                    let size: usize = shape.as_ref().iter().rev().take(2).product();
+                    for matrix in gradient.as_mut().chunks_mut(size.max(1)) {
+                        if let Some(factor) = shrinking(square(matrix), limit) {
+                            scale(matrix, factor);
+                        }
+                    }
                 }
             }
             Clip::Global(limit) => {
-                let mut parts: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
-                shrink(&mut parts, limit);
+                // Added in the order of the tensors, whichever thread was done first.
+                let squares: Vec<f64> = gradients.par_iter().map(|g| square(g.as_ref())).collect();
+                if let Some(factor) = shrinking(squares.iter().sum(), limit) {
+                    gradients.par_iter_mut().for_each(|g| scale(g.as_mut(), factor));
+                }
             }
             Clip::Element(limit) => {
                 let limit = limit as f32;
-                gradients.iter_mut().flatten().for_each(|g| *g = g.clamp(-limit, limit));
+                gradients.iter_mut().flat_map(AsMut::as_mut).for_each(|g| *g = g.clamp(-limit, limit));
             }
         }
     }
 }
 
-/// Scales `parts` to a common norm of at most `limit`.
-fn shrink(parts: &mut [&mut [f32]], limit: f64) {
-    let norm = parts.iter().map(|p| square(p)).sum::<f64>().sqrt();
-    if norm > limit {
-        // The small constant is PyTorch's, kept so that the same gradient gives the same step.
-        let scale = (limit / (norm + 1e-6)) as f32;
-        parts.iter_mut().flat_map(|p| p.iter_mut()).for_each(|g| *g *= scale);
-    }
+/// The factor that brings a norm with this square to `limit`, if it is above.
+fn shrinking(square: f64, limit: f64) -> Option<f32> {
+    let norm = square.sqrt();
+    // The small constant is PyTorch's, kept so that the same gradient gives the same step.
+    (norm > limit).then(|| (limit / (norm + 1e-6)) as f32)
+}
+
+fn scale(part: &mut [f32], factor: f32) {
+    part.iter_mut().for_each(|g| *g *= factor);
 }
 
 /// The sum of squares, in eight sums that do not wait for each other.
@@ -138,8 +151,6 @@ pub struct Adam {
     steps: u64,
     first: Vec<Vec<f32>>,
     second: Vec<Vec<f32>>,
-    /// The last step's vectors, for the next one's gradients: fresh memory costs as much as Adam's arithmetic.
-    spare: Vec<Vec<f32>>,
 }
 
 impl Adam {
@@ -158,7 +169,7 @@ impl Adam {
             return Err(Error::invalid("weight decay", config.weight_decay, "a finite number of at least 0"));
         }
         config.clip.check()?;
-        Ok(Adam { config, factor: 1.0, steps: 0, first: Vec::new(), second: Vec::new(), spare: Vec::new() })
+        Ok(Adam { config, factor: 1.0, steps: 0, first: Vec::new(), second: Vec::new() })
     }
 }
 
@@ -168,26 +179,26 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Adam {
         module: &mut M,
         gradients: &Gradients<f32, Cpu>,
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
-        let spare = std::mem::take(&mut self.spare);
-        let mut gradients = clipped(module, gradients, self.config.clip, spare).map_err(device_error)?;
-        if self.first.is_empty() {
-            self.first = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
-            self.second = self.first.clone();
-        }
-        fits(&self.first, &gradients).and_then(|()| fits(&self.second, &gradients)).map_err(device_error)?;
-        self.steps += 1;
-        let step = self.config.step(self.steps, self.factor);
-        movements(step, &mut gradients, &mut self.first, &mut self.second);
-        let mut movements = gradients.iter();
-        module
-            .visit(&mut |parameter| {
-                let Some(movement) = movements.next() else { return Ok(()) };
-                apply(step, parameter.values, movement);
-                Ok(())
-            })
-            .map_err(device_error)?;
-        self.spare = gradients;
-        Ok(())
+        // A clone, since dfdx lends gradients to be read only where they may be changed.
+        let updated = module.update(&mut gradients.clone(), &mut |mut tensors| {
+            if self.first.is_empty() {
+                self.first = tensors.iter().map(|t| vec![0.0; t.values.len()]).collect();
+                self.second = self.first.clone();
+            }
+            fits(&self.first, &tensors)?;
+            fits(&self.second, &tensors)?;
+            self.steps += 1;
+            let step = self.config.step(self.steps, self.factor);
+            let moments = self.first.par_iter_mut().zip(&mut self.second);
+            // All inside the pool: each call of it from outside would wake a thread and wait for it.
+            rayon::scope(|_| {
+                clip(self.config.clip, &mut tensors);
+                let tensors = tensors.par_iter_mut().zip(moments);
+                tensors.for_each(|(t, (first, second))| update(step, t.values, t.gradient, first, second));
+            });
+            Ok(())
+        });
+        updated.map_err(device_error)
     }
 }
 
@@ -256,23 +267,22 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Sgd {
         module: &mut M,
         gradients: &Gradients<f32, Cpu>,
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
-        let gradients = clipped(module, gradients, self.config.clip, Vec::new()).map_err(device_error)?;
-        if self.velocity.is_empty() {
-            self.velocity = gradients.iter().map(|g| vec![0.0; g.len()]).collect();
-        }
-        fits(&self.velocity, &gradients).map_err(device_error)?;
-        let (rate, momentum) = ((self.config.rate * self.factor) as f32, self.config.momentum as f32);
-        let mut tensors = gradients.iter().zip(&mut self.velocity);
-        module
-            .visit(&mut |parameter| {
-                let Some((gradient, velocity)) = tensors.next() else { return Ok(()) };
-                for ((p, g), v) in parameter.values.iter_mut().zip(gradient).zip(velocity) {
+        let updated = module.update(&mut gradients.clone(), &mut |mut tensors| {
+            clip(self.config.clip, &mut tensors);
+            if self.velocity.is_empty() {
+                self.velocity = tensors.iter().map(|t| vec![0.0; t.values.len()]).collect();
+            }
+            fits(&self.velocity, &tensors)?;
+            let (rate, momentum) = ((self.config.rate * self.factor) as f32, self.config.momentum as f32);
+            for (tensor, velocity) in tensors.iter_mut().zip(&mut self.velocity) {
+                for ((p, g), v) in tensor.values.iter_mut().zip(&*tensor.gradient).zip(velocity) {
                     *v = momentum * *v + g;
                     *p -= rate * *v;
                 }
-                Ok(())
-            })
-            .map_err(device_error)
+            }
+            Ok(())
+        });
+        updated.map_err(device_error)
     }
 }
 
@@ -307,29 +317,21 @@ pub(super) fn is_named(prefix: &str, state: &[(String, Vec<f32>)]) -> bool {
 }
 
 /// Whether the optimiser's state is that of tensors like these.
-pub(super) fn fits(state: &[Vec<f32>], gradients: &[Vec<f32>]) -> Result<()> {
-    let lengths = |tensors: &[Vec<f32>]| tensors.iter().map(Vec::len).collect::<Vec<_>>();
-    if lengths(state) == lengths(gradients) {
-        Ok(())
-    } else {
-        Err(Error::shape("optimiser state", &lengths(state), format!("{:?}", lengths(gradients))))
-    }
+pub(super) fn fits(state: &[Vec<f32>], tensors: &[WithGradient<'_>]) -> Result<()> {
+    let lengths: Vec<usize> = state.iter().map(Vec::len).collect();
+    let expected: Vec<usize> = tensors.iter().map(|t| t.values.len()).collect();
+    if lengths == expected { Ok(()) } else { Err(Error::shape("optimiser state", &lengths, format!("{expected:?}"))) }
 }
 
 pub(super) fn positive(what: &str, value: f64) -> Result<()> {
     if value.is_finite() && value > 0.0 { Ok(()) } else { Err(Error::invalid(what, value, "a positive finite number")) }
 }
 
-/// The clipped gradients of every tensor, in the order of the visit.
-pub(super) fn clipped<M: Parameters>(
-    module: &mut M,
-    gradients: &Gradients<f32, Cpu>,
-    clip: Clip,
-    spare: Vec<Vec<f32>>,
-) -> Result<Vec<Vec<f32>>> {
-    let (shapes, mut all): (Vec<_>, Vec<_>) = module.gradients(&mut gradients.clone(), spare)?.into_iter().unzip();
-    clip.apply(&mut all, &shapes);
-    Ok(all)
+/// Clips the tensors' gradients in place.
+pub(super) fn clip(clip: Clip, tensors: &mut [WithGradient<'_>]) {
+    let (mut gradients, shapes): (Vec<_>, Vec<_>) =
+        tensors.iter_mut().map(|t| (&mut *t.gradient, t.shape)).unzip();
+    clip.apply(&mut gradients, &shapes);
 }
 
 /// dfdx's trait has no room for another error: one here means tensors that do not fit the optimiser's.

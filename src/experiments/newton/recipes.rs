@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::experiments::shipping::{self, Shipment};
 use crate::experiments::{Recipe, Settings, TrainOptions};
-use crate::models::{Gpt2, Gpt2Config, Init, Lstm, LstmConfig, Parameter, Parameters, Positions};
+use crate::models::{Gpt2, Gpt2Config, Init, Lstm, LstmConfig, Parameter, Parameters, Positions, WithGradient};
 use crate::ops::attention::{Attention, Weights};
 use crate::rng;
 use crate::tasks::{
@@ -187,14 +187,14 @@ impl Parameters for Network {
         }
     }
 
-    fn gradients(
+    fn update(
         &mut self,
         source: &mut Gradients<f32, Cpu>,
-        spare: Vec<Vec<f32>>,
-    ) -> Result<Vec<(Vec<usize>, Vec<f32>)>> {
+        update: &mut dyn FnMut(Vec<WithGradient<'_>>) -> Result<()>,
+    ) -> Result<()> {
         match self {
-            Network::Gpt2(model) => model.gradients(source, spare),
-            Network::Lstm(model) => model.gradients(source, spare),
+            Network::Gpt2(model) => model.update(source, update),
+            Network::Lstm(model) => model.update(source, update),
         }
     }
 }
