@@ -184,6 +184,10 @@ fn cases() -> Vec<(Gpt2Config, [usize; 3])> {
     let forms = twins::forms().map(|attention| {
         (Gpt2Config { attention, heads: 2, key: 6, inputs: 12, mlp: 8, layers: 1, ..bare.clone() }, [2, 9, 2])
     });
+    // Enough heads to go side by side, two or three prompts of 13 a part: a last group of ten or seven.
+    let side_by_side = twins::forms().map(|attention| {
+        (Gpt2Config { attention, heads: 13, key: 6, inputs: 12, mlp: 8, layers: 1, ..bare.clone() }, [17, 9, 2])
+    });
     let mut cases = vec![
         (base.clone(), [3, 22, 2]),
         // Wide enough for products on tile registers, those with all tokens as terms too.
@@ -218,8 +222,23 @@ fn cases() -> Vec<(Gpt2Config, [usize; 3])> {
         ),
         (Gpt2Config { width: 1, heads: 1, key: 1, mlp: 1, layers: 1, inputs: 1, layer_norm: false, ..base }, [1, 1, 1]),
         (Gpt2Config { mlp: 7, attention: attention(Weights::Linear, false, true, true), ..bare.clone() }, [2, 20, 4]),
+        // Side by side, with keys of more than a vector, of one, and sinusoids.
+        (Gpt2Config { heads: 14, key: 20, attention: Attention::default(), ..bare.clone() }, [2, 10, 1]),
+        (
+            Gpt2Config {
+                heads: 4,
+                key: 16,
+                positions: Positions::Sinusoidal,
+                attention: Attention::default(),
+                read: true,
+                inputs: 4,
+                ..bare.clone()
+            },
+            [64, 6, 2],
+        ),
     ];
     cases.extend(forms);
+    cases.extend(side_by_side);
     cases
 }
 
