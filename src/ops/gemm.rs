@@ -67,8 +67,8 @@ impl Start<'_> {
 /// tiles reads of B stays close.
 const BLOCK: usize = 384;
 
-/// Terms in a block that is gathered: it stays in the nearest cache.
-const NEAR: usize = 192;
+/// Terms in a block of a panel that is gathered, or of two panels: it stays in the nearest cache.
+const NEAR: usize = 128;
 
 /// From a row of B to the next, when a block of it is gathered before it is used.
 const FAR: usize = 512;
@@ -148,11 +148,18 @@ impl Gemm<'_> {
         // for a page at every row.
         let gather = N == 2 && b.step >= FAR && m >= GATHER * M;
         let mut block = if gather { Some([[0.0; PANEL]; NEAR]) } else { None };
-        // A panel's rows of C stay close while its blocks are summed.
-        let most = if gather { NEAR } else { BLOCK };
+        // Not where the tiles' last rows are computed for nothing, nor for a transposed A: measured, the same.
+        let rows = |height: usize| m.next_multiple_of(height);
+        let square = N == 2 && !gather && a.row != 1 && 32 * rows(SQUARE[0]) <= 33 * rows(M);
         let mut j = 0;
         while j < columns {
-            let wide = N == 2 && j + PANEL <= columns;
+            let (width, height) = match columns - j {
+                left if square && left >= 2 * PANEL => (2 * PANEL, SQUARE[0]),
+                left if N == 2 && left >= PANEL => (PANEL, M),
+                _ => (WIDTH, M),
+            };
+            // A panel's rows of C, or two panels of B, stay close while blocks are summed.
+            let most = if width > PANEL || gather { NEAR } else { BLOCK };
             let panel = j / PANEL * b.panel + j % PANEL;
             let mut from = 0;
             loop {
@@ -161,7 +168,6 @@ impl Gemm<'_> {
                 let mut right = b.data.as_ptr().wrapping_add(from * b.step + panel);
                 let mut right_step = b.step;
                 if let Some(block) = &mut block {
-                    let width = if wide { PANEL } else { WIDTH };
                     for (p, to) in block.iter_mut().enumerate().take(terms) {
                         to[..width].copy_from_slice(&b.data[(from + p) * b.step + panel..][..width]);
                     }
@@ -174,13 +180,14 @@ impl Gemm<'_> {
                 let mut i = 0;
                 while i < m {
                     let tile = Tile {
-                        rows: (m - i).min(M),
+                        rows: (m - i).min(height),
                         terms,
                         a: a.data.as_ptr().wrapping_add(i * a.row + from * a.step),
                         a_row: a.row,
                         a_step: a.step,
                         b: right,
                         b_step: right_step,
+                        b_panel: b.panel,
                         bias,
                         c: c[i * stride + j..].as_mut_ptr(),
                         stride,
@@ -188,23 +195,27 @@ impl Gemm<'_> {
                     };
                     // SAFETY: `gemm` has checked that all rows, terms and columns of the tile are inside the slices.
                     unsafe {
-                        if wide {
-                            tile.run::<V, M, N>();
-                        } else {
-                            tile.run::<V, M, 1>();
+                        match width {
+                            WIDTH => tile.run::<V, M, 1>(),
+                            PANEL => tile.run::<V, M, N>(),
+                            _ => tile.run::<V, { SQUARE[0] }, { SQUARE[1] }>(),
                         }
                     }
-                    i += M;
+                    i += height;
                 }
                 from += terms;
                 if from >= k {
                     break;
                 }
             }
-            j += if wide { PANEL } else { WIDTH };
+            j += width;
         }
     }
 }
+
+/// Rows and vectors of the tile with the fewest loads a multiply-add, where there are registers for it: of a processor's time
+/// that another thread has a share in, its loads and the decoding of its instructions get less than its multiply-adds do.
+const SQUARE: [usize; 2] = [6, 4];
 
 /// Terms by which A is asked for before it is needed: of a transposed A every term is in another line of the cache, too far
 /// from the last one for the machine to guess it.
@@ -222,6 +233,20 @@ fn prefetch(address: *const f32) {
     let _ = address;
 }
 
+/// `$body` for `$i` from 0 to below `$n` <= 8, written out: of loops over larger tiles the compiler makes loops, and keeps the
+/// sums in memory.
+macro_rules! unrolled {
+    ($i:ident < $n:ident $body:block) => {
+        unrolled!(@ $i $n $body 0 1 2 3 4 5 6 7)
+    };
+    (@ $i:ident $n:ident $body:block $($k:literal)*) => {
+        $(if $k < $n {
+            let $i: usize = $k;
+            $body
+        })*
+    };
+}
+
 /// `rows` rows and N vectors of C.
 struct Tile {
     rows: usize,
@@ -231,6 +256,8 @@ struct Tile {
     a_step: usize,
     b: *const f32,
     b_step: usize,
+    /// From the first two vectors of a row of B to the next two.
+    b_panel: usize,
     bias: *const f32,
     c: *mut f32,
     stride: usize,
@@ -240,49 +267,47 @@ struct Tile {
 impl Tile {
     /// # Safety
     /// A, B, C and the bias (unless it is null) must hold the tile's rows, terms and columns; 0 < rows <= M.
-    // Loops over indices: iterators' closures would not be compiled with the caller's instructions.
-    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     unsafe fn run<V: Simd, const M: usize, const N: usize>(self) {
         // SAFETY: the caller's; rows beyond the last are the last one, computed again and not stored.
         unsafe {
             let (mut c_rows, mut a_rows) = ([0; M], [0; M]);
             let mut sums = [[V::zero(); N]; M];
-            for i in 0..M {
+            unrolled!(i < M {
                 let row = i.min(self.rows - 1);
                 (c_rows[i], a_rows[i]) = (row * self.stride, row * self.a_row);
-                for j in 0..N {
+                unrolled!(j < N {
                     if !self.bias.is_null() {
                         sums[i][j] = V::load(&*self.bias.add(j * WIDTH).cast());
                     }
                     if self.add {
                         sums[i][j] = sums[i][j].add(V::load(&*self.c.add(c_rows[i] + j * WIDTH).cast()));
                     }
-                }
-            }
+                });
+            });
             let (mut a, mut b) = (self.a, self.b);
             for _ in 0..self.terms {
                 prefetch(a.wrapping_add(AHEAD * self.a_step));
                 let mut right = [V::zero(); N];
-                for j in 0..N {
-                    right[j] = V::load(&*b.add(j * WIDTH).cast());
-                }
-                for i in 0..M {
+                unrolled!(j < N {
+                    right[j] = V::load(&*b.add(j / 2 * self.b_panel + j % 2 * WIDTH).cast());
+                });
+                unrolled!(i < M {
                     let left = V::splat(*a.add(a_rows[i]));
-                    for j in 0..N {
+                    unrolled!(j < N {
                         sums[i][j] = sums[i][j].add_mul(left, right[j]);
-                    }
-                }
+                    });
+                });
                 a = a.wrapping_add(self.a_step);
                 b = b.wrapping_add(self.b_step);
             }
-            for i in 0..M {
+            unrolled!(i < M {
                 if i < self.rows {
-                    for j in 0..N {
+                    unrolled!(j < N {
                         sums[i][j].store(&mut *self.c.add(i * self.stride + j * WIDTH).cast());
-                    }
+                    });
                 }
-            }
+            });
         }
     }
 }
@@ -332,6 +357,7 @@ fn rows_of<V: Simd, const M: usize, const N: usize>(
                 a_step: a.step,
                 b: b.data[j..].as_ptr(),
                 b_step: b.step,
+                b_panel: b.panel,
                 bias: std::ptr::null(),
                 c: c[row * stride + j..].as_mut_ptr(),
                 stride,
