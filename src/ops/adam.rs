@@ -1,4 +1,4 @@
-//! Adam's update, with the instructions of the machine. Every operation is rounded on its own, so that the
+//! Adam's update, and the norm of a gradient, with the instructions of the machine. Every operation is rounded on its own, so that the
 //! result is the same on all of them.
 
 use rayon::prelude::*;
@@ -82,4 +82,37 @@ fn vector<V: Simd>(
     V::load(p).mul(V::splat(step.decay)).sub(movement).store(p);
     first.store(m);
     second.store(v);
+}
+
+/// The sum of squares, in eight sums that do not wait for each other.
+pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
+    dispatch(Squares(values))
+}
+
+struct Squares<'a>(&'a [f32]);
+
+impl Job for Squares<'_> {
+    type Output = f64;
+    // Loops over indices: an iterator's parts may be compiled elsewhere, without the caller's instructions.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    fn run<V: Simd>(self) -> f64 {
+        let (chunks, rest) = self.0.as_chunks::<8>();
+        let mut sums = [0.0; 8];
+        for k in 0..chunks.len() {
+            for i in 0..8 {
+                let v = f64::from(chunks[k][i]);
+                sums[i] += v * v;
+            }
+        }
+        for i in 1..8 {
+            sums[0] += sums[i];
+        }
+        let mut end = 0.0;
+        for i in 0..rest.len() {
+            let v = f64::from(rest[i]);
+            end += v * v;
+        }
+        sums[0] + end
+    }
 }

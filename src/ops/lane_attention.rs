@@ -78,10 +78,14 @@ impl LaneHeads {
         if self.form.causal { causal(Queries { first: 0, step: 1 }) } else { Part::All }
     }
 
-    /// Where group `g` begins in rows `stride` apart: of every lane that stands for a pair the first entry of its head.
-    fn starts(&self, g: usize, prompts: usize, stride: usize) -> Vec<usize> {
-        let pairs = g * LANES..((g + 1) * LANES).min(prompts * self.heads);
-        pairs.map(|pair| pair / self.heads * self.tokens * stride + pair % self.heads * self.key).collect()
+    /// Where the pairs of group `g` are in rows `stride` apart. A lane that stands for no pair has the last pair's place.
+    fn places(&self, g: usize, prompts: usize, stride: usize) -> Places {
+        let last = prompts * self.heads - 1;
+        let starts = std::array::from_fn(|lane| {
+            let pair = (g * LANES + lane).min(last);
+            pair / self.heads * self.tokens * stride + pair % self.heads * self.key
+        });
+        Places { starts, present: (last + 1 - g * LANES).min(LANES), stride }
     }
 
     /// a bᵀ `[queries, tokens]` of two matrices `[tokens, key]`, times `scale`.
@@ -130,15 +134,14 @@ impl LaneHeads {
         let (size, squares) = (self.matrix(), self.tokens * self.tokens);
         let groups = qkv.chunks_exact_mut(3 * size).zip(weights.chunks_exact_mut(squares)).take(self.groups(prompts));
         for (g, (qkv, weights)) in groups.enumerate() {
-            let starts = self.starts(g, prompts, self.stride);
-            self.gather(rows, &starts, self.stride, qkv);
+            self.gather(rows, &self.places(g, prompts, self.stride), qkv);
             let (q, rest) = qkv.split_at(size);
             let (k, v) = rest.split_at(size);
             self.scores(self.scale(), q, k, weights);
             dispatch(Weigh { heads: self, weights });
             let outputs = &mut scratch[..size];
             self.sums(false, weights, v, outputs);
-            self.scatter(outputs, &self.starts(g, prompts, self.out_stride), self.out_stride, out);
+            self.scatter(outputs, &self.places(g, prompts, self.out_stride), out);
         }
     }
 
@@ -160,7 +163,7 @@ impl LaneHeads {
         for (g, (qkv, weights)) in groups.enumerate() {
             let (q, rest) = qkv.split_at(size);
             let (k, v) = rest.split_at(size);
-            self.gather(d_out, &self.starts(g, prompts, self.out_stride), self.out_stride, d);
+            self.gather(d_out, &self.places(g, prompts, self.out_stride), d);
             let (in_q, rest) = in_qkv.split_at_mut(size);
             let (in_k, in_v) = rest.split_at_mut(size);
             // dV = Pᵀ dO, dP = dO Vᵀ.
@@ -170,19 +173,28 @@ impl LaneHeads {
             // dQ = dS K, dK = dSᵀ Q.
             self.sums(false, slopes, k, in_q);
             self.sums(true, slopes, q, in_k);
-            self.scatter(in_qkv, &self.starts(g, prompts, self.stride), self.stride, d_qkv);
+            self.scatter(in_qkv, &self.places(g, prompts, self.stride), d_qkv);
         }
     }
 
-    /// Matrices `[tokens, key]` of a group, as many as `lanes` holds, out of rows: a matrix after the other is `heads * key`
-    /// entries further on.
-    fn gather(&self, rows: &[f32], starts: &[usize], stride: usize, lanes: &mut [Lanes<f32>]) {
-        dispatch(Gather { heads: self, rows, starts, stride, lanes });
+    /// Matrices `[tokens, key]` of a group, as many as `lanes` holds, out of rows: from a matrix to the next are
+    /// `heads * key` entries. Rows are read by whole vectors, the last one beyond its end.
+    fn gather(&self, rows: &[f32], places: &Places, lanes: &mut [Lanes<f32>]) {
+        let end = self.end(places, lanes.len() / self.matrix(), self.key.next_multiple_of(WIDTH));
+        assert!(rows.len() >= end, "rows without a margin");
+        dispatch(Gather { heads: self, rows, places, lanes });
     }
 
     /// The inverse of [`LaneHeads::gather`].
-    fn scatter(&self, lanes: &[Lanes<f32>], starts: &[usize], stride: usize, rows: &mut [f32]) {
-        dispatch(Scatter { heads: self, lanes, starts, stride, rows });
+    fn scatter(&self, lanes: &[Lanes<f32>], places: &Places, rows: &mut [f32]) {
+        assert!(rows.len() >= self.end(places, lanes.len() / self.matrix(), self.key), "rows that are too few");
+        dispatch(Scatter { heads: self, lanes, places, rows });
+    }
+
+    /// Entries up to the end of the last row of a group's matrices, of which `width` are read.
+    fn end(&self, places: &Places, matrices: usize, width: usize) -> usize {
+        let last = places.starts.iter().max().map_or(0, |start| *start);
+        last + (self.tokens - 1) * places.stride + (matrices - 1) * self.heads * self.key + width
     }
 
     /// Entries of query `i`'s row that blocks of products read beyond what it attends to.
@@ -192,35 +204,45 @@ impl LaneHeads {
     }
 }
 
+/// Where a group's pairs are in rows.
+struct Places {
+    /// Of every lane the first entry of its head.
+    starts: [usize; LANES],
+    /// Lanes that stand for a pair.
+    present: usize,
+    /// From a row to the next.
+    stride: usize,
+}
+
 struct Gather<'a> {
     heads: &'a LaneHeads,
     rows: &'a [f32],
-    starts: &'a [usize],
-    stride: usize,
+    places: &'a Places,
     lanes: &'a mut [Lanes<f32>],
 }
 
 impl Job for Gather<'_> {
     type Output = ();
+    // Loops over indices, here and below: an iterator's parts may be compiled elsewhere, without the caller's instructions.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {
-        let Gather { heads, rows, starts, stride, lanes } = self;
+        let Gather { heads, rows, places, lanes } = self;
         let LaneHeads { tokens, key, .. } = *heads;
         for m in 0..lanes.len() / (tokens * key) {
             let matrix = &mut lanes[m * tokens * key..][..tokens * key];
             for t in 0..tokens {
                 for c in (0..key).step_by(WIDTH) {
+                    let at = t * places.stride + m * heads.heads * key + c;
                     let mut block = [V::zero(); WIDTH];
-                    for lane in 0..starts.len() {
-                        let at = starts[lane] + t * stride + m * heads.heads * key + c;
-                        // Only a slice without a margin ends here.
-                        if let Some(vector) = rows[at..].first_chunk() {
-                            block[lane] = V::load(vector);
-                        }
+                    for lane in 0..LANES {
+                        // SAFETY: `gather` has found the last vector of the last row inside.
+                        block[lane] = V::load(unsafe { &*rows.as_ptr().add(places.starts[lane] + at).cast() });
                     }
                     V::transpose(&mut block);
-                    for i in 0..WIDTH.min(key - c) {
-                        block[i].store(&mut matrix[t * key + c + i].0);
+                    let to = &mut matrix[t * key + c..][..WIDTH.min(key - c)];
+                    for i in 0..to.len() {
+                        block[i].store(&mut to[i].0);
                     }
                 }
             }
@@ -231,36 +253,37 @@ impl Job for Gather<'_> {
 struct Scatter<'a> {
     heads: &'a LaneHeads,
     lanes: &'a [Lanes<f32>],
-    starts: &'a [usize],
-    stride: usize,
+    places: &'a Places,
     rows: &'a mut [f32],
 }
 
 impl Job for Scatter<'_> {
     type Output = ();
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {
-        let Scatter { heads, lanes, starts, stride, rows } = self;
+        let Scatter { heads, lanes, places, rows } = self;
         let LaneHeads { tokens, key, .. } = *heads;
         for m in 0..lanes.len() / (tokens * key) {
             let matrix = &lanes[m * tokens * key..][..tokens * key];
             for t in 0..tokens {
                 for c in (0..key).step_by(WIDTH) {
-                    let width = WIDTH.min(key - c);
+                    let from = &matrix[t * key + c..][..WIDTH.min(key - c)];
                     let mut block = [V::zero(); WIDTH];
-                    for i in 0..width {
-                        block[i] = V::load(&matrix[t * key + c + i].0);
+                    for i in 0..from.len() {
+                        block[i] = V::load(&from[i].0);
                     }
                     V::transpose(&mut block);
-                    for lane in 0..starts.len() {
-                        let at = starts[lane] + t * stride + m * heads.heads * key + c;
-                        let row = &mut rows[at..at + width];
-                        if let Some(whole) = row.first_chunk_mut() {
-                            block[lane].store(whole);
+                    let at = t * places.stride + m * heads.heads * key + c;
+                    for lane in 0..places.present {
+                        let at = places.starts[lane] + at;
+                        if from.len() == WIDTH {
+                            // SAFETY: `scatter` has found the last row inside.
+                            block[lane].store(unsafe { &mut *rows.as_mut_ptr().add(at).cast() });
                         } else {
                             let mut part = [0.0; WIDTH];
                             block[lane].store(&mut part);
-                            row.copy_from_slice(&part[..width]);
+                            rows[at..][..from.len()].copy_from_slice(&part[..from.len()]);
                         }
                     }
                 }
@@ -277,7 +300,6 @@ struct Weigh<'a> {
 
 impl Job for Weigh<'_> {
     type Output = ();
-    // Loops over indices, here and below: an iterator's parts may be compiled elsewhere, without the caller's instructions.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {

@@ -379,8 +379,7 @@ impl Pass for Run<'_> {
 
 #[inline(always)]
 fn sigmoid<V: Simd>(x: V) -> V {
-    let one = V::splat(1.0);
-    one.div(one.add(V::zero().sub(x).exp()))
+    V::splat(1.0).add(V::zero().sub(x).exp()).inverse()
 }
 
 #[inline(always)]
@@ -389,25 +388,31 @@ fn tanh<V: Simd>(x: V) -> V {
     two.mul(sigmoid(two.mul(x))).sub(V::splat(1.0))
 }
 
-/// A vector of row `row`, `stride` apart, at unit `unit` of group `group`.
+/// The `count` vectors of row `row`, `stride` apart.
 #[inline(always)]
-fn at(row: usize, stride: usize, group: usize, unit: usize) -> usize {
-    row * stride + group + unit
+fn vectors(data: &[f32], row: usize, stride: usize, count: usize) -> &[[f32; WIDTH]] {
+    &data[row * stride..].as_chunks().0[..count]
 }
 
+/// As [`vectors`], to be written.
 #[inline(always)]
-fn get<V: Simd>(data: &[f32], at: usize) -> V {
-    match data[at..].first_chunk() {
-        Some(chunk) => V::load(chunk),
-        None => V::zero(),
-    }
+fn vectors_mut(data: &mut [f32], row: usize, stride: usize, count: usize) -> &mut [[f32; WIDTH]] {
+    &mut data[row * stride..].as_chunks_mut().0[..count]
 }
 
+/// The four gates of a row, `count` vectors each.
 #[inline(always)]
-fn put<V: Simd>(v: V, data: &mut [f32], at: usize) {
-    if let Some(chunk) = data[at..].first_chunk_mut() {
-        v.store(chunk);
-    }
+fn gates_of(row: &[[f32; WIDTH]], count: usize) -> [&[[f32; WIDTH]]; 4] {
+    [&row[..count], &row[count..][..count], &row[2 * count..][..count], &row[3 * count..][..count]]
+}
+
+/// As [`gates_of`], to be written.
+#[inline(always)]
+fn gates_of_mut(row: &mut [[f32; WIDTH]], count: usize) -> [&mut [[f32; WIDTH]]; 4] {
+    let (i, rest) = row.split_at_mut(count);
+    let (f, rest) = rest.split_at_mut(count);
+    let (g, o) = rest.split_at_mut(count);
+    [i, f, g, &mut o[..count]]
 }
 
 /// One token of a layer: what the gates let through. The gates' inputs become the gates.
@@ -423,25 +428,32 @@ struct Forward<'a> {
 
 impl Job for Forward<'_> {
     type Output = ();
+    // Loops over indices, here and below: an iterator's parts may be compiled elsewhere, without the caller's instructions.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {
         let Forward { units, strides: (width, q), gates, before, cell, squashed, state } = self;
+        let count = units / WIDTH;
         for row in 0..cell.len() / width {
-            for unit in (0..units).step_by(WIDTH) {
-                let here = at(row, width, 0, unit);
-                let i = sigmoid(get::<V>(gates, at(row, q, 0, unit)));
-                let f = sigmoid(get::<V>(gates, at(row, q, units, unit)));
-                let g = tanh(get::<V>(gates, at(row, q, 2 * units, unit)));
-                let o = sigmoid(get::<V>(gates, at(row, q, 3 * units, unit)));
-                let c = i.mul(g).add_mul(f, get(before, here));
+            let [i, f, g, o] = gates_of_mut(vectors_mut(gates, row, q, 4 * count), count);
+            let before = vectors(before, row, width, count);
+            let cell = vectors_mut(cell, row, width, count);
+            let squashed = vectors_mut(squashed, row, width, count);
+            let state = vectors_mut(state, row, width, count);
+            for u in 0..count {
+                let in_gate = sigmoid(V::load(&i[u]));
+                let forget = sigmoid(V::load(&f[u]));
+                let new = tanh(V::load(&g[u]));
+                let out = sigmoid(V::load(&o[u]));
+                let c = in_gate.mul(new).add_mul(forget, V::load(&before[u]));
                 let s = tanh(c);
-                put(i, gates, at(row, q, 0, unit));
-                put(f, gates, at(row, q, units, unit));
-                put(g, gates, at(row, q, 2 * units, unit));
-                put(o, gates, at(row, q, 3 * units, unit));
-                put(c, cell, here);
-                put(s, squashed, here);
-                put(o.mul(s), state, here);
+                in_gate.store(&mut i[u]);
+                forget.store(&mut f[u]);
+                new.store(&mut g[u]);
+                out.store(&mut o[u]);
+                c.store(&mut cell[u]);
+                s.store(&mut squashed[u]);
+                out.mul(s).store(&mut state[u]);
             }
         }
     }
@@ -462,25 +474,30 @@ struct Backward<'a> {
 
 impl Job for Backward<'_> {
     type Output = ();
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {
         let Backward { units, strides: (width, q), gates, before, squashed, d_above, d_state, d_cell, d_gates } = self;
         let one = V::splat(1.0);
+        let count = units / WIDTH;
         for row in 0..d_cell.len() / width {
-            for unit in (0..units).step_by(WIDTH) {
-                let here = at(row, width, 0, unit);
-                let i = get::<V>(gates, at(row, q, 0, unit));
-                let f = get::<V>(gates, at(row, q, units, unit));
-                let g = get::<V>(gates, at(row, q, 2 * units, unit));
-                let o = get::<V>(gates, at(row, q, 3 * units, unit));
-                let s = get::<V>(squashed, here);
-                let dh = get::<V>(d_above, here).add(get(d_state, here));
-                let dc = get::<V>(d_cell, here).add_mul(dh.mul(o), one.sub(s.mul(s)));
-                put(dc.mul(g).mul(i).mul(one.sub(i)), d_gates, at(row, q, 0, unit));
-                put(dc.mul(get(before, here)).mul(f).mul(one.sub(f)), d_gates, at(row, q, units, unit));
-                put(dc.mul(i).mul(one.sub(g.mul(g))), d_gates, at(row, q, 2 * units, unit));
-                put(dh.mul(s).mul(o).mul(one.sub(o)), d_gates, at(row, q, 3 * units, unit));
-                put(dc.mul(f), d_cell, here);
+            let [i, f, g, o] = gates_of(vectors(gates, row, q, 4 * count), count);
+            let [d_i, d_f, d_g, d_o] = gates_of_mut(vectors_mut(d_gates, row, q, 4 * count), count);
+            let before = vectors(before, row, width, count);
+            let squashed = vectors(squashed, row, width, count);
+            let d_above = vectors(d_above, row, width, count);
+            let d_state = vectors(d_state, row, width, count);
+            let d_cell = vectors_mut(d_cell, row, width, count);
+            for u in 0..count {
+                let [i, f, g, o] = [V::load(&i[u]), V::load(&f[u]), V::load(&g[u]), V::load(&o[u])];
+                let s = V::load(&squashed[u]);
+                let dh = V::load(&d_above[u]).add(V::load(&d_state[u]));
+                let dc = V::load(&d_cell[u]).add_mul(dh.mul(o), one.sub(s.mul(s)));
+                dc.mul(g).mul(i).mul(one.sub(i)).store(&mut d_i[u]);
+                dc.mul(V::load(&before[u])).mul(f).mul(one.sub(f)).store(&mut d_f[u]);
+                dc.mul(i).mul(one.sub(g.mul(g))).store(&mut d_g[u]);
+                dh.mul(s).mul(o).mul(one.sub(o)).store(&mut d_o[u]);
+                dc.mul(f).store(&mut d_cell[u]);
             }
         }
     }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::models::{Parameters, WithGradient};
-use crate::ops::adam::{Step, update};
+use crate::ops::adam::{Step, sum_of_squares, update};
 use crate::{Error, Result};
 
 /// What is done to gradients before a step.
@@ -46,7 +46,7 @@ impl Clip {
                 for (gradient, shape) in gradients.iter_mut().zip(shapes) {
                     let size: usize = shape.as_ref().iter().rev().take(2).product();
                     for matrix in gradient.as_mut().chunks_mut(size.max(1)) {
-                        if let Some(factor) = shrinking(square(matrix), limit) {
+                        if let Some(factor) = shrinking(sum_of_squares(matrix), limit) {
                             scale(matrix, factor);
                         }
                     }
@@ -54,7 +54,7 @@ impl Clip {
             }
             Clip::Global(limit) => {
                 // Added in the order of the tensors, whichever thread was done first.
-                let squares: Vec<f64> = gradients.par_iter().map(|g| square(g.as_ref())).collect();
+                let squares: Vec<f64> = gradients.par_iter().map(|g| sum_of_squares(g.as_ref())).collect();
                 if let Some(factor) = shrinking(squares.iter().sum(), limit) {
                     gradients.par_iter_mut().for_each(|g| scale(g.as_mut(), factor));
                 }
@@ -76,16 +76,6 @@ fn shrinking(square: f64, limit: f64) -> Option<f32> {
 
 fn scale(part: &mut [f32], factor: f32) {
     part.iter_mut().for_each(|g| *g *= factor);
-}
-
-/// The sum of squares, in eight sums that do not wait for each other.
-fn square(part: &[f32]) -> f64 {
-    let (chunks, rest) = part.as_chunks::<8>();
-    let mut sums = [0.0; 8];
-    for chunk in chunks {
-        sums.iter_mut().zip(chunk).for_each(|(s, g)| *s += f64::from(*g) * f64::from(*g));
-    }
-    sums.iter().sum::<f64>() + rest.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>()
 }
 
 /// An optimiser whose state can be saved and restored bit for bit.
