@@ -223,7 +223,7 @@ fn muon_steps_as_it_says<C: Architecture>(start: &SequenceModel<C>, hidden: &[Hi
             [(&mut ours, &mut muon as &mut dyn Optimizer<SequenceModel<C>, Cpu, f32>), (&mut theirs, &mut their_adam)]
         {
             let g = Cpu::default().tensor_from_vec(g[step].clone(), (len,));
-            let gradients = (model.params.leaky_trace() * g).sum().backward();
+            let gradients = (model.params().leaky_trace() * g).sum().backward();
             optimizer.update(model, &gradients).unwrap();
         }
         let (after, adams) = (ours.values(), theirs.values());

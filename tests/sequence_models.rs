@@ -325,14 +325,14 @@ fn equals_its_twin<C: Architecture>(
     let weights =
         (0..s.targets().len()).map(|k| (s.weights()[k / s.outputs() % s.predictions()] / s.batch() as f64) as f32);
     let weights = dev.tensor_from_vec(weights.collect(), out);
-    let predictions = model.on_tape(model.params.leaky_trace(), tokens32.leaky_trace(), s.every()).unwrap();
+    let predictions = model.on_tape(model.params().leaky_trace(), tokens32.leaky_trace(), s.every()).unwrap();
     let on_tape = ((predictions - targets).square() * weights).sum().backward();
 
     let in_tokens = doubles(on_tape.get(&tokens32).as_vec());
     assert_gradient(in_tokens, expected.get(&tokens).as_vec(), &what("tokens"));
     let in_params = expected.get(&params).as_vec();
     for gradients in [&fused, &on_tape] {
-        let ours = doubles(gradients.get(&model.params).as_vec());
+        let ours = doubles(gradients.get(model.params()).as_vec());
         for entry in config.tensors() {
             let of = |all: &[f64]| all[entry.at.clone()].to_vec();
             assert_gradient(of(&ours), of(&in_params), &what(&entry.name));
@@ -378,7 +378,7 @@ fn a_view_of_tokens_has_its_gradient_where_it_came_from() {
     let by_entry = Cpu::default().tensor_from_vec(random(1, 24, 1.0), (3, 2, 4));
     let tokens = |x: Tensor<_, f32, Cpu, OwnedTape<f32, Cpu>>| x.permute::<(usize, usize, usize), Axes3<0, 2, 1>>();
     let copy = Cpu::default().tensor_from_vec(tokens(by_entry.leaky_trace()).as_vec(), (3, 4, 2));
-    let gradients = |tokens| model.on_tape(model.params.leaky_trace(), tokens, 1).unwrap().square().sum().backward();
+    let gradients = |tokens| model.on_tape(model.params().leaky_trace(), tokens, 1).unwrap().square().sum().backward();
     let of_view = gradients(tokens(by_entry.leaky_trace())).get(&by_entry).as_vec();
     let of_copy = gradients(copy.leaky_trace()).get(&copy).permute::<_, Axes3<0, 2, 1>>();
     assert_eq!(of_view, of_copy.as_vec());
@@ -395,7 +395,7 @@ fn prompt(s: &Sequences, b: usize) -> Sequences {
 /// The gradient in the tokens of the sum of the predictions' squares.
 fn gradient_in_tokens<C: Architecture>(model: &SequenceModel<C>, s: &Sequences) -> Vec<f32> {
     let tokens = Cpu::default().tensor_from_vec(s.tokens().to_vec(), (s.batch(), s.length(), s.inputs()));
-    let predictions = model.on_tape(model.params.leaky_trace(), tokens.leaky_trace(), s.every()).unwrap();
+    let predictions = model.on_tape(model.params().leaky_trace(), tokens.leaky_trace(), s.every()).unwrap();
     predictions.square().sum().backward().get(&tokens).as_vec()
 }
 
@@ -403,7 +403,7 @@ fn gradient_in_tokens<C: Architecture>(model: &SequenceModel<C>, s: &Sequences) 
 fn a_batch_is_its_prompts<C: Architecture>(model: &SequenceModel<C>, s: &Sequences) {
     let config = model.config();
     let (loss, gradients) = model.loss_and_gradient(s).unwrap();
-    let gradient = gradients.get(&model.params).as_vec();
+    let gradient = gradients.get(model.params()).as_vec();
     let states = model.hidden_states(s).unwrap();
     let (mut mean_loss, mut in_tokens, mut predictions) = (0.0, Vec::new(), Vec::new());
     let (mut mean, mut size) = (vec![0.0; gradient.len()], vec![0.0; gradient.len()]);
@@ -411,7 +411,7 @@ fn a_batch_is_its_prompts<C: Architecture>(model: &SequenceModel<C>, s: &Sequenc
         let one = prompt(s, b);
         let (loss, gradients) = model.loss_and_gradient(&one).unwrap();
         mean_loss += loss / s.batch() as f64;
-        for (k, g) in gradients.get(&model.params).as_vec().into_iter().enumerate() {
+        for (k, g) in gradients.get(model.params()).as_vec().into_iter().enumerate() {
             mean[k] += f64::from(g) / s.batch() as f64;
             size[k] += f64::from(g.abs()) / s.batch() as f64;
         }
@@ -462,7 +462,7 @@ fn a_batch_of_several_chunks_has_the_mean_of_its_prompts_gradients() {
 /// The bits of a loss, a gradient, predictions and hidden states.
 fn bits<C: Architecture>(model: &SequenceModel<C>, s: &Sequences) -> Vec<u32> {
     let (loss, gradients) = model.loss_and_gradient(s).unwrap();
-    let mut all = gradients.get(&model.params).as_vec();
+    let mut all = gradients.get(model.params()).as_vec();
     all.push(loss as f32);
     all.extend(model.predict(s).unwrap());
     all.extend(model.hidden_states(s).unwrap().concat());

@@ -1,10 +1,10 @@
 //! Models that turn token sequences into predictions by one fused op: what transformers and LSTMs have in common.
 
-use dfdx::prelude::{Cpu, Gradients, HasShape, Merge, Shape, Tape, TensorFromVec};
+use dfdx::prelude::{Cpu, Gradients, Merge, Tape, TensorFromVec};
 
-use super::{Parameter, Parameters, WithGradient, contents};
+use super::{Parameter, Parameters, WithGradient};
 use crate::error::all_finite;
-use crate::ops::sequence::{self, Architecture, Batch, Buffer, Entry, Objective, Params, Tokens};
+use crate::ops::sequence::{self, Architecture, Batch, Entry, Objective, Params, Tokens};
 use crate::tasks::Sequences;
 use crate::{Error, Result};
 
@@ -13,7 +13,10 @@ use crate::{Error, Result};
 pub struct SequenceModel<C> {
     config: C,
     /// All tensors, one after the other.
-    pub params: Params,
+    params: Params,
+    /// The same numbers where they can be read and changed in place, which dfdx's tensors do not allow: a copy of all
+    /// parameters takes as long as some layers do.
+    values: Vec<f32>,
 }
 
 impl<C: Architecture> SequenceModel<C> {
@@ -30,9 +33,9 @@ impl<C: Architecture> SequenceModel<C> {
         }
         all_finite("parameters", values.iter().map(|v| f64::from(*v)))?;
         let params = Cpu::default()
-            .try_tensor_from_vec(values, (expected,))
+            .try_tensor_from_vec(values.clone(), (expected,))
             .map_err(|e| Error::numerical("parameters", e.to_string()))?;
-        Ok(SequenceModel { config, params })
+        Ok(SequenceModel { config, params, values })
     }
 
     /// The architecture.
@@ -42,14 +45,21 @@ impl<C: Architecture> SequenceModel<C> {
 
     /// All parameters, one tensor after the other in the order of [`Architecture::tensors`].
     pub fn values(&self) -> Vec<f32> {
-        contents(&self.params)
+        self.values.clone()
     }
 
-    /// All parameters, in memory that is kept from step to step.
-    fn buffer(&self) -> Buffer {
-        let mut all = Buffer::take(self.params.shape().num_elements());
-        self.params.copy_into(all.as_mut());
-        all
+    /// All parameters on one tensor, whose gradient is that in all of them: for a tape.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Makes the tensor's numbers those of `values` after a change that went well, and the reverse after another.
+    fn settle<T>(&mut self, changed: Result<T>) -> Result<T> {
+        match changed {
+            Ok(_) => self.params.copy_from(&self.values),
+            Err(_) => self.params.copy_into(&mut self.values),
+        }
+        changed
     }
 
     fn entry(&self, name: &str) -> Result<Entry> {
@@ -63,7 +73,7 @@ impl<C: Architecture> SequenceModel<C> {
     /// # Errors
     /// [`Error::Unknown`] if the model has none of that name.
     pub fn tensor(&self, name: &str) -> Result<Vec<f32>> {
-        Ok(self.values()[self.entry(name)?.at].to_vec())
+        Ok(self.values[self.entry(name)?.at].to_vec())
     }
 
     /// Sets the values of the tensor `name`, row-major.
@@ -77,10 +87,8 @@ impl<C: Architecture> SequenceModel<C> {
             return Err(Error::shape(name, &[values.len()], format!("{:?}", entry.shape)));
         }
         all_finite(name, values.iter().map(|v| f64::from(*v)))?;
-        let mut all = self.values();
-        all[entry.at].copy_from_slice(values);
-        self.params.copy_from(&all);
-        Ok(())
+        self.values[entry.at].copy_from_slice(values);
+        self.settle(Ok(()))
     }
 
     fn batch<'a>(&self, sequences: &'a Sequences) -> Result<Batch<'a>> {
@@ -98,7 +106,7 @@ impl<C: Architecture> SequenceModel<C> {
     /// # Errors
     /// [`Error::Shape`] if the sequences do not fit the model, [`Error::Invalid`] if they are longer than its positions.
     pub fn predict(&self, sequences: &Sequences) -> Result<Vec<f32>> {
-        sequence::predict(&self.config, self.buffer().as_ref(), self.batch(sequences)?)
+        sequence::predict(&self.config, &self.values, self.batch(sequences)?)
     }
 
     /// The hidden states: the embedded tokens, then the output of each layer. `layers + 1` times
@@ -108,7 +116,7 @@ impl<C: Architecture> SequenceModel<C> {
     /// # Errors
     /// As [`SequenceModel::predict`].
     pub fn hidden_states(&self, sequences: &Sequences) -> Result<Vec<Vec<f32>>> {
-        sequence::hidden_states(&self.config, self.buffer().as_ref(), self.batch(sequences)?)
+        sequence::hidden_states(&self.config, &self.values, self.batch(sequences)?)
     }
 
     /// The loss of the predictions ([`Sequences::loss`]).
@@ -129,7 +137,7 @@ impl<C: Architecture> SequenceModel<C> {
         let objective = Objective::Squares { targets: sequences.targets(), weights: &weights };
         let mut gradients = Gradients::leaky();
         let into = gradients.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
-        let (loss, _) = sequence::differentiate(&self.config, self.buffer().as_ref(), batch, objective, into, false)?;
+        let (loss, _) = sequence::differentiate(&self.config, &self.values, batch, objective, into, false)?;
         Ok((loss, gradients))
     }
 
@@ -153,17 +161,15 @@ impl<C: Architecture> SequenceModel<C> {
 
 impl<C: Architecture> Parameters for SequenceModel<C> {
     fn visit(&mut self, visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()> {
-        let mut all = self.buffer();
-        for Entry { name, shape, at } in self.config.tensors() {
+        let SequenceModel { config, params, values } = self;
+        let visited = config.tensors().into_iter().try_for_each(|Entry { name, shape, at }| {
             let gradient = |gradients: &mut Gradients<f32, Cpu>| {
-                let all = gradients.get_or_alloc_mut(&self.params);
+                let all = gradients.get_or_alloc_mut(&*params);
                 Ok(all.map_err(|e| Error::numerical("gradient", e.to_string()))?[at.clone()].to_vec())
             };
-            let values = &mut all.as_mut()[at.clone()];
-            visitor(Parameter { name: &name, shape: &shape, values, gradient: &gradient })?;
-        }
-        self.params.copy_from(all.as_ref());
-        Ok(())
+            visitor(Parameter { name: &name, shape: &shape, values: &mut values[at.clone()], gradient: &gradient })
+        });
+        self.settle(visited)
     }
 
     fn update(
@@ -171,9 +177,8 @@ impl<C: Architecture> Parameters for SequenceModel<C> {
         source: &mut Gradients<f32, Cpu>,
         update: &mut dyn FnMut(Vec<WithGradient<'_>>) -> Result<()>,
     ) -> Result<()> {
-        let mut all = self.buffer();
         let gradient = source.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
-        let (mut values, mut gradients) = (all.as_mut(), gradient.as_mut_slice());
+        let (mut values, mut gradients) = (self.values.as_mut_slice(), gradient.as_mut_slice());
         let entries = self.config.tensors();
         let mut tensors = Vec::with_capacity(entries.len());
         for Entry { name, shape, at } in &entries {
@@ -182,8 +187,7 @@ impl<C: Architecture> Parameters for SequenceModel<C> {
             tensors.push(WithGradient { name, shape, values: mine, gradient });
             (values, gradients) = (later, later_gradients);
         }
-        update(tensors)?;
-        self.params.copy_from(all.as_ref());
-        Ok(())
+        let updated = update(tensors);
+        self.settle(updated)
     }
 }

@@ -360,6 +360,10 @@ impl Network for Plan<'_> {
         &self.sizes
     }
 
+    fn group(&self) -> usize {
+        self.lane_heads.group()
+    }
+
     fn affines(&self) -> Vec<&Affine> {
         let blocks = self.blocks.iter().flat_map(|b| {
             let mlp = b.mlp.iter().flat_map(|(fc, out)| [fc, out]);

@@ -40,6 +40,11 @@ impl LaneHeads {
         4 * pairs >= 3 * LANES * self.groups(prompts) && self.tokens * (self.tokens + 3 * self.key) <= MOST
     }
 
+    /// The fewest prompts that leave no lane empty.
+    pub(super) fn group(&self) -> usize {
+        (1..LANES).find(|prompts| (prompts * self.heads).is_multiple_of(LANES)).unwrap_or(LANES)
+    }
+
     /// Groups of pairs, sixteen each, the last one perhaps fewer.
     fn groups(&self, prompts: usize) -> usize {
         (prompts * self.heads).div_ceil(LANES)

@@ -161,6 +161,11 @@ impl Network for Plan<'_> {
         &self.sizes
     }
 
+    fn group(&self) -> usize {
+        // Rows of a tile of a product: a token's gates are a row for each prompt.
+        8
+    }
+
     fn affines(&self) -> Vec<&Affine> {
         let layers = self.layers.iter().flatten();
         layers.chain(std::iter::once(&self.read_out)).collect()

@@ -63,6 +63,8 @@ pub trait Network: Sync {
     fn states(&self) -> usize;
     /// Lengths of the prepared weights and of the gradient.
     fn sizes(&self) -> &Sizes;
+    /// Prompts that go well together: nothing is computed for nothing.
+    fn group(&self) -> usize;
     /// Floats of the working memory for `prompts` prompts.
     fn workspace(&self, prompts: usize) -> usize;
     /// The affine layers, in the order of the prepared weights and of the gradient.
@@ -186,9 +188,13 @@ impl<'a> Batch<'a> {
         (0..parts).map(|p| p * self.batch / parts..(p + 1) * self.batch / parts).collect()
     }
 
-    /// The prompts of a part that go through the layers together.
-    fn chunks(&self, part: &Range<usize>) -> Vec<Range<usize>> {
+    /// The prompts of a part that go through the layers together: whole groups, if a group is not too much.
+    fn chunks(&self, part: &Range<usize>, group: usize) -> Vec<Range<usize>> {
         let most = (ROWS / self.length).max(1);
+        if most >= group {
+            let most = most / group * group;
+            return (part.start..part.end).step_by(most).map(|start| start..part.end.min(start + most)).collect();
+        }
         let count = part.len().div_ceil(most);
         (0..count).map(|c| part.start + c * part.len() / count..part.start + (c + 1) * part.len() / count).collect()
     }
@@ -232,7 +238,9 @@ impl<'a> Batch<'a> {
 
     /// Whether there is memory for a pass.
     fn check_room(&self, network: &dyn Network) -> Result<()> {
-        let most = self.parts().iter().flat_map(|part| self.chunks(part)).map(|chunk| chunk.len()).max().unwrap_or(0);
+        let group = network.group();
+        let chunks = self.parts().into_iter().flat_map(|part| self.chunks(&part, group));
+        let most = chunks.map(|chunk| chunk.len()).max().unwrap_or(0);
         array_len::<f32>("working memory of the sequences", &[network.workspace(most)]).map(drop)
     }
 
@@ -261,7 +269,7 @@ pub(crate) fn predict(config: &impl Architecture, params: &[f32], batch: Batch<'
         rest = later;
     }
     work.into_par_iter().for_each(|(part, out)| {
-        for chunk in batch.chunks(&part) {
+        for chunk in batch.chunks(&part, network.group()) {
             let mut memory = Buffer::take(network.workspace(chunk.len()));
             let mut pass = network.pass(params, prepared.as_ref(), chunk.len(), memory.as_mut());
             pass.forward(batch.tokens(&chunk, inputs), batch.every, None);
@@ -286,7 +294,7 @@ pub(crate) fn hidden_states(config: &impl Architecture, params: &[f32], batch: B
         .into_par_iter()
         .map(|part| {
             let mut states = vec![Vec::new(); network.states()];
-            for chunk in batch.chunks(&part) {
+            for chunk in batch.chunks(&part, network.group()) {
                 let mut memory = Buffer::take(network.workspace(chunk.len()));
                 let mut pass = network.pass(params, prepared.as_ref(), chunk.len(), memory.as_mut());
                 pass.forward(batch.tokens(&chunk, config.entries()[0]), batch.every, Some(&mut states));
@@ -452,7 +460,7 @@ impl Work<'_> {
         let (count, out) = (batch.count(), stride(outputs));
         let mut gradient = Buffer::take(network.sizes().gradient);
         let (mut loss, mut d_tokens) = (0.0, Vec::new());
-        for (c, chunk) in batch.chunks(part).into_iter().enumerate() {
+        for (c, chunk) in batch.chunks(part, network.group()).into_iter().enumerate() {
             let mut memory = Buffer::take(network.workspace(chunk.len()));
             let mut pass = network.pass(self.params, self.w, chunk.len(), memory.as_mut());
             let tokens = batch.tokens(&chunk, inputs);
