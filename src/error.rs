@@ -138,6 +138,16 @@ pub(crate) fn all_finite(what: &str, values: impl IntoIterator<Item = f64>) -> R
     }
 }
 
+/// As [`all_finite`], of single precision: all at once first, then one by one to tell which is not.
+pub(crate) fn all_finite_f32(what: &str, values: &[f32]) -> Result<()> {
+    // Without its sign a number's bits grow with it, up to those of infinity and NaN.
+    let greatest = values.iter().fold(0, |greatest: i32, v| greatest.max((v.to_bits() & 0x7fff_ffff) as i32));
+    if greatest < f32::INFINITY.to_bits() as i32 {
+        return Ok(());
+    }
+    all_finite(what, values.iter().map(|v| f64::from(*v)))
+}
+
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -76,7 +76,8 @@ pub trait Parameters {
             all.push((name.to_owned(), shape.to_vec(), values.to_vec(), gradient(source)?));
             Ok(())
         })?;
-        let tensors = all.iter_mut().map(|(name, shape, values, gradient)| WithGradient { name, shape, values, gradient });
+        let tensors =
+            all.iter_mut().map(|(name, shape, values, gradient)| WithGradient { name, shape, values, gradient });
         update(tensors.collect())?;
         let mut updated = all.iter();
         self.visit(&mut |parameter| {

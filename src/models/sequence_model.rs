@@ -3,7 +3,7 @@
 use dfdx::prelude::{Cpu, Gradients, Merge, Tape, TensorFromVec};
 
 use super::{Parameter, Parameters, WithGradient};
-use crate::error::all_finite;
+use crate::error::all_finite_f32;
 use crate::ops::sequence::{self, Architecture, Batch, Entry, Objective, Params, Tokens};
 use crate::tasks::Sequences;
 use crate::{Error, Result};
@@ -31,7 +31,7 @@ impl<C: Architecture> SequenceModel<C> {
         if values.len() != expected {
             return Err(Error::shape("parameters", &[values.len()], format!("[{expected}]")));
         }
-        all_finite("parameters", values.iter().map(|v| f64::from(*v)))?;
+        all_finite_f32("parameters", &values)?;
         let params = Cpu::default()
             .try_tensor_from_vec(values.clone(), (expected,))
             .map_err(|e| Error::numerical("parameters", e.to_string()))?;
@@ -86,7 +86,7 @@ impl<C: Architecture> SequenceModel<C> {
         if values.len() != entry.at.len() {
             return Err(Error::shape(name, &[values.len()], format!("{:?}", entry.shape)));
         }
-        all_finite(name, values.iter().map(|v| f64::from(*v)))?;
+        all_finite_f32(name, values)?;
         self.values[entry.at].copy_from_slice(values);
         self.settle(Ok(()))
     }
@@ -177,7 +177,8 @@ impl<C: Architecture> Parameters for SequenceModel<C> {
         source: &mut Gradients<f32, Cpu>,
         update: &mut dyn FnMut(Vec<WithGradient<'_>>) -> Result<()>,
     ) -> Result<()> {
-        let gradient = source.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
+        let gradient =
+            source.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
         let (mut values, mut gradients) = (self.values.as_mut_slice(), gradient.as_mut_slice());
         let entries = self.config.tensors();
         let mut tensors = Vec::with_capacity(entries.len());

@@ -66,13 +66,7 @@ impl Job for Update<'_> {
 }
 
 #[inline(always)]
-fn vector<V: Simd>(
-    step: Step,
-    p: &mut [f32; WIDTH],
-    g: &[f32; WIDTH],
-    m: &mut [f32; WIDTH],
-    v: &mut [f32; WIDTH],
-) {
+fn vector<V: Simd>(step: Step, p: &mut [f32; WIDTH], g: &[f32; WIDTH], m: &mut [f32; WIDTH], v: &mut [f32; WIDTH]) {
     let [b1, b2] = step.betas;
     let gradient = V::load(g);
     let first = V::splat(b1).mul(V::load(m)).add(V::splat(1.0 - b1).mul(gradient));

@@ -148,15 +148,15 @@ impl Gemm<'_> {
         // for a page at every row.
         let gather = N == 2 && b.step >= FAR && m >= GATHER * M;
         let mut block = if gather { Some([[0.0; PANEL]; NEAR]) } else { None };
-        // Not where the tiles' last rows are computed for nothing, nor for a transposed A: measured, the same.
-        let rows = |height: usize| m.next_multiple_of(height);
-        let square = N == 2 && !gather && a.row != 1 && 32 * rows(SQUARE[0]) <= 33 * rows(M);
+        // Tiles of six or four rows by four vectors have the fewest loads a multiply-add: of a processor's time that another
+        // thread has a share in, its loads and the decoding of its instructions get less than its multiply-adds do.
+        let square = N == 2 && !gather && m > M;
         let mut j = 0;
         while j < columns {
-            let (width, height) = match columns - j {
-                left if square && left >= 2 * PANEL => (2 * PANEL, SQUARE[0]),
-                left if N == 2 && left >= PANEL => (PANEL, M),
-                _ => (WIDTH, M),
+            let width = match columns - j {
+                left if square && left >= 2 * PANEL => 2 * PANEL,
+                left if N == 2 && left >= PANEL => PANEL,
+                _ => WIDTH,
             };
             // A panel's rows of C, or two panels of B, stay close while blocks are summed.
             let most = if width > PANEL || gather { NEAR } else { BLOCK };
@@ -179,6 +179,12 @@ impl Gemm<'_> {
                 };
                 let mut i = 0;
                 while i < m {
+                    let height = match m - i {
+                        _ if width <= PANEL => M,
+                        // So that no row is computed for nothing, if their number is even.
+                        4 | 8 => 4,
+                        _ => 6,
+                    };
                     let tile = Tile {
                         rows: (m - i).min(height),
                         terms,
@@ -195,10 +201,11 @@ impl Gemm<'_> {
                     };
                     // SAFETY: `gemm` has checked that all rows, terms and columns of the tile are inside the slices.
                     unsafe {
-                        match width {
-                            WIDTH => tile.run::<V, M, 1>(),
-                            PANEL => tile.run::<V, M, N>(),
-                            _ => tile.run::<V, { SQUARE[0] }, { SQUARE[1] }>(),
+                        match (width, height) {
+                            (WIDTH, _) => tile.run::<V, M, 1>(),
+                            (PANEL, _) => tile.run::<V, M, N>(),
+                            (_, 4) => tile.run::<V, 4, 4>(),
+                            _ => tile.run::<V, 6, 4>(),
                         }
                     }
                     i += height;
@@ -212,10 +219,6 @@ impl Gemm<'_> {
         }
     }
 }
-
-/// Rows and vectors of the tile with the fewest loads a multiply-add, where there are registers for it: of a processor's time
-/// that another thread has a share in, its loads and the decoding of its instructions get less than its multiply-adds do.
-const SQUARE: [usize; 2] = [6, 4];
 
 /// Terms by which A is asked for before it is needed: of a transposed A every term is in another line of the cache, too far
 /// from the last one for the machine to guess it.

@@ -292,18 +292,27 @@ impl<'a> Plan<'a> {
         let strides = [stride(3 * inner), stride(inner)];
         let heads = Heads::new(config.attention, length, config.heads, config.key, strides[0], strides[1]);
         let lane_heads = LaneHeads::new(config.attention, length, config.heads, config.key, strides[0], strides[1]);
-        Plan { config, index, length, read_in, blocks, read_out, position_gradient, position_rows, heads, lane_heads, sizes }
+        Plan {
+            config,
+            index,
+            length,
+            read_in,
+            blocks,
+            read_out,
+            position_gradient,
+            position_rows,
+            heads,
+            lane_heads,
+            sizes,
+        }
     }
 
     /// Floats of what attention keeps of so many prompts, queries, keys and values, and weights, and of its scratch.
     fn attention_lens(&self, prompts: usize) -> [usize; 3] {
         let inner = self.config.heads * self.config.key;
         if self.lane_heads.suit(prompts) {
-            let lens = [
-                self.lane_heads.qkv_len(prompts),
-                self.lane_heads.weights_len(prompts),
-                self.lane_heads.scratch_len(),
-            ];
+            let lens =
+                [self.lane_heads.qkv_len(prompts), self.lane_heads.weights_len(prompts), self.lane_heads.scratch_len()];
             // One more entry: the first may begin later than the slice.
             lens.map(|len| (len + 1) * LANES)
         } else {
@@ -313,7 +322,14 @@ impl<'a> Plan<'a> {
     }
 
     /// The attention of so many prompts. The rows of queries, keys and values are `qkv` itself, or beside it in `rows`.
-    fn attend(&self, prompts: usize, rows: &[f32], [qkv, weights]: [&mut [f32]; 2], out: &mut [f32], scratch: &mut [f32]) {
+    fn attend(
+        &self,
+        prompts: usize,
+        rows: &[f32],
+        [qkv, weights]: [&mut [f32]; 2],
+        out: &mut [f32],
+        scratch: &mut [f32],
+    ) {
         if self.lane_heads.suit(prompts) {
             let [qkv, weights, scratch] = [qkv, weights, scratch].map(in_lanes_mut);
             return self.lane_heads.forward(prompts, rows, qkv, weights, out, scratch);

@@ -633,13 +633,39 @@ fn pull<T: OnLanes>(
     let mut sum = vec![T::default(); parameters.len()];
     const STRETCH: usize = 1 << 12;
     sum.par_chunks_mut(STRETCH).enumerate().for_each(|(k, sum)| {
-        let mut exact = [0.0; STRETCH];
-        for (_, piece) in &pieces {
-            exact.iter_mut().zip(&piece[k * STRETCH..]).take(sum.len()).for_each(|(s, v)| *s += v.f64());
-        }
-        sum.iter_mut().zip(exact).for_each(|(to, s)| *to = T::of(s));
+        T::on_lanes(SumOfPieces { pieces: &pieces, at: k * STRETCH, sum });
     });
     Ok(Slope { loss: total, parameters: sum })
+}
+
+/// The sums of a stretch of the pieces' gradients, in double precision, in the order of the pieces.
+struct SumOfPieces<'a, T> {
+    pieces: &'a [(f64, Vec<T>)],
+    at: usize,
+    sum: &'a mut [T],
+}
+
+impl<T: OnLanes> Kernel<T> for SumOfPieces<'_, T> {
+    type Output = ();
+    // Loops over indices: an iterator's parts may be compiled elsewhere, without the caller's instructions.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) {
+        let SumOfPieces { pieces, at, sum } = self;
+        for start in (0..sum.len()).step_by(LANES) {
+            let len = LANES.min(sum.len() - start);
+            let mut exact = [0.0; LANES];
+            for k in 0..pieces.len() {
+                let piece = &pieces[k].1[at + start..][..len];
+                for i in 0..len {
+                    exact[i] += piece[i].f64();
+                }
+            }
+            for i in 0..len {
+                sum[start + i] = T::of(exact[i]);
+            }
+        }
+    }
 }
 
 fn fits<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatch<T>) -> Result<()> {
@@ -943,7 +969,8 @@ fn mix<T: OnLanes>(
     product::<T, _, false>(extent, Part::SumBelow(queries), scale, m, x, (out, View::new(0, channels, 1)));
 }
 
-/// `out += scale Mᵀ x`, the adjoint of [`mix`] in x: the tokens' sums over the queries that see them.
+/// `out += scale Mᵀ x`, the adjoint of [`mix`] in x: the tokens' sums over the queries that see them. What `out` held before
+/// the first block of queries does not count.
 fn mix_adjoint<T: OnLanes>(
     causal: &Causal,
     channels: usize,
@@ -954,7 +981,12 @@ fn mix_adjoint<T: OnLanes>(
     let Causal { queries, count, tokens, .. } = *causal;
     let extent = Extent { rows: tokens, columns: channels, inner: count };
     let (m, x) = ((m, View::new(0, 1, tokens)), (x, View::new(0, 1, channels)));
-    product::<T, _, true>(extent, Part::SumFrom(queries), scale, m, x, (out, View::new(0, channels, 1)));
+    let place = View::new(0, channels, 1);
+    if causal.from > 0 {
+        return product::<T, _, true>(extent, Part::SumFrom(queries), scale, m, x, (out, place));
+    }
+    out[tokens * channels..].fill(Lanes::zero());
+    product::<T, _, false>(extent, Part::SumFrom(queries), scale, m, x, (out, place));
 }
 
 /// Entry `i` of r = (relu(x), relu(−x)). A NaN stays one.
@@ -1423,8 +1455,6 @@ impl<T: OnLanes> Pass<T> {
             }
             let softmax = layer.mixer == Mixer::Softmax;
             let scale = T::of(if softmax { 1.0 / (key as f64).sqrt() } else { 1.0 });
-            d0.fill(Lanes::zero());
-            d1.fill(Lanes::zero());
             for causal in Causal::blocks(queries) {
                 let (q, in_outputs) = (&q[causal.place(mixed)], &mut de[causal.place(key)]);
                 weights(&causal, layer, q, k, &mut self.scores);

@@ -1,6 +1,6 @@
 //! Token sequences with the targets of their predictions: what a sequence model trains on.
 
-use crate::error::{all_finite, array_len};
+use crate::error::{all_finite, all_finite_f32, array_len};
 use crate::{Error, Result};
 
 /// A batch of sequences of equal length.
@@ -51,7 +51,8 @@ impl Sequences {
         if targets.len() != array_len::<f32>("targets", &[batch, count, outputs])? {
             return Err(Error::shape("targets", &[targets.len()], format!("[{batch}, {count}, {outputs}]")));
         }
-        all_finite("tokens and targets", tokens.iter().chain(&targets).map(|v| f64::from(*v)))?;
+        all_finite_f32("tokens", &tokens)?;
+        all_finite_f32("targets", &targets)?;
         let weights = vec![1.0 / count as f64; count];
         Ok(Sequences { batch, length, every, inputs, outputs, tokens, targets, weights })
     }

@@ -1,5 +1,6 @@
 //! Training: optimisers behind dfdx's trait, schedules, checkpoints, and the loop that resumes bit for bit.
 
+pub mod ahead;
 pub mod checkpoint;
 pub mod curriculum;
 pub mod muon;
@@ -9,6 +10,7 @@ pub mod trainer;
 
 pub use dfdx::optim::Optimizer;
 
+pub use ahead::Ahead;
 pub use checkpoint::{Array, Checkpoint};
 pub use curriculum::{Curriculum, Ramp};
 pub use muon::{Muon, MuonConfig};

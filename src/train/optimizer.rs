@@ -319,8 +319,7 @@ pub(super) fn positive(what: &str, value: f64) -> Result<()> {
 
 /// Clips the tensors' gradients in place.
 pub(super) fn clip(clip: Clip, tensors: &mut [WithGradient<'_>]) {
-    let (mut gradients, shapes): (Vec<_>, Vec<_>) =
-        tensors.iter_mut().map(|t| (&mut *t.gradient, t.shape)).unzip();
+    let (mut gradients, shapes): (Vec<_>, Vec<_>) = tensors.iter_mut().map(|t| (&mut *t.gradient, t.shape)).unzip();
     clip.apply(&mut gradients, &shapes);
 }
 

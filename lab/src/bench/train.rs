@@ -11,7 +11,7 @@ use incontext::models::{
 use incontext::ops::sequence::Architecture;
 use incontext::ops::sequence_transformer::{Architecture as Stack, LaneBatch, Layer, Mixer};
 use incontext::tasks::{Covariance, LinearRegression, Sequences, WeightPrior};
-use incontext::train::{Adam, AdamConfig, Clip, Optimizer};
+use incontext::train::{Adam, AdamConfig, Ahead, Clip, Optimizer};
 use serde_json::{Value, json};
 
 use super::floor::{flops, peak_mb};
@@ -184,7 +184,7 @@ impl Case {
         Ok(LinearRegression::new(Covariance::identity(self.dim)?, self.context, WeightPrior::Isotropic)?)
     }
 
-    fn training(&self) -> Outcome<Box<dyn Training>> {
+    fn training(&self) -> Outcome<Box<dyn Training + Send>> {
         Ok(match &self.model {
             Model::Transformer(config) => Box::new(Running::new(Gpt2::init(config.clone(), Init::FanIn, 0)?)?),
             Model::Attention(config) => Box::new(OnLanes::new(config)?),
@@ -389,12 +389,13 @@ fn measure(
 ) -> Outcome<(f64, Vec<(By, f64)>)> {
     let task = case.task()?;
     let mut training = case.training()?;
-    let mut seed = 0;
-    let mut step = |training: &mut dyn Training| {
+    let (mut seed, mut ahead) = (0, Ahead::default());
+    let draw = |seed: u64| task.sample(case.batch, seed)?.interleaved();
+    let mut step = || -> Outcome<()> {
         seed += 1;
-        training.step(&task.sample(case.batch, seed)?.interleaved()?).map(drop)
+        ahead.with(seed, draw, |sequences| training.step(sequences).map(drop))?
     };
-    step(&mut *training)?;
+    step()?;
     let mut theirs = Vec::new();
     for (by, peer) in peers.iter_mut().filter(|(by, _)| case.has(*by)) {
         let order = json!({ "model": case.described(), "d": case.dim, "n": case.context, "batch": case.batch,
@@ -409,7 +410,7 @@ fn measure(
         let (start, mut steps) = (Instant::now(), Vec::new());
         while steps.is_empty() || start.elapsed() < RUN {
             let begin = Instant::now();
-            step(&mut *training)?;
+            step()?;
             steps.push(1e3 * begin.elapsed().as_secs_f64());
         }
         ours.push(median(&steps));

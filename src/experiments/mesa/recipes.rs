@@ -16,7 +16,7 @@ use crate::ops::lane_products::OnLanes;
 use crate::ops::sequence_transformer::{Architecture, LaneBatch, Layer, Mixer};
 use crate::rng;
 use crate::tasks::{Dynamics, TokenKind, Trajectories};
-use crate::train::{Adam, AdamConfig, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
+use crate::train::{Adam, AdamConfig, Ahead, Array, Checkpoint, Clip, History, Problem, Schedule, Trainer};
 use crate::{Error, Result};
 
 /// How one network is trained: AdamW, gradients clipped entry by entry at 1, a fresh batch every step.
@@ -469,6 +469,7 @@ struct Training {
     seed: u64,
     test: Trajectories,
     test_tokens: LaneBatch<f32>,
+    ahead: Ahead<[LaneBatch<f32>; 2]>,
 }
 
 /// What is measured during training beside the loss: how strongly the first layer's output depends on the newest tokens.
@@ -482,9 +483,12 @@ impl Problem for Training {
     }
 
     fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
-        let seed = rng::of_step(self.seed, step);
-        let batch = self.protocol.task.sample(self.protocol.batch, seed)?;
-        self.model.loss_and_gradient(&batch.inputs(self.protocol.tokens)?, &batch.targets()?, None)
+        let Training { model, protocol, seed, ahead, .. } = self;
+        let draw = |step: u64| -> Result<_> {
+            let batch = protocol.task.sample(protocol.batch, rng::of_step(*seed, step))?;
+            Ok([batch.inputs(protocol.tokens)?, batch.targets()?])
+        };
+        ahead.with(step, draw, |[tokens, targets]| model.loss_and_gradient(tokens, targets, None))?
     }
 
     fn measure(&mut self, _: u64) -> Result<Vec<(&'static str, f64)>> {
@@ -521,6 +525,7 @@ pub fn train(
         seed: run.seed,
         test_tokens: test.inputs(protocol.tokens)?,
         test,
+        ahead: Ahead::default(),
     };
     let trainer = Trainer {
         task: task.to_owned(),

@@ -17,7 +17,7 @@ use crate::tasks::{
     Covariance, HiddenUnit, IllConditioned, LinearRegression, Prompts, Sequences, TwoLayerNetwork, WeightPrior,
 };
 use crate::train::{
-    Adam, AdamConfig, Array, Clip, Curriculum, History, Muon, MuonConfig, Problem, Ramp, Schedule, Trainer,
+    Adam, AdamConfig, Ahead, Array, Clip, Curriculum, History, Muon, MuonConfig, Problem, Ramp, Schedule, Trainer,
 };
 use crate::{Error, Result};
 
@@ -439,6 +439,7 @@ struct Training {
     protocol: Protocol,
     seed: u64,
     test: Prompts,
+    ahead: Ahead<Sequences>,
 }
 
 impl Problem for Training {
@@ -449,12 +450,14 @@ impl Problem for Training {
     }
 
     fn gradient(&mut self, step: u64) -> Result<(f64, Gradients<f32, Cpu>)> {
-        let Curriculum { dims, points } = self.protocol.curriculum;
-        let (active, context) = (dims.at(step), points.at(step).saturating_sub(1));
-        let seed = rng::of_step(self.seed, step);
-        let protocol = &self.protocol;
-        let prompts = protocol.task.sample(protocol.dim, active, context, protocol.batch, seed)?;
-        self.model.loss_and_gradient(&prompts.interleaved()?)
+        let Training { model, protocol, seed, ahead, .. } = self;
+        let Curriculum { dims, points } = protocol.curriculum;
+        let draw = |step: u64| {
+            let (active, context) = (dims.at(step), points.at(step).saturating_sub(1));
+            let seed = rng::of_step(*seed, step);
+            protocol.task.sample(protocol.dim, active, context, protocol.batch, seed)?.interleaved()
+        };
+        ahead.with(step, draw, |sequences| model.loss_and_gradient(sequences))?
     }
 
     fn measure(&mut self, _: u64) -> Result<Vec<(&'static str, f64)>> {
@@ -473,6 +476,7 @@ pub fn train(run: &Run, task: &str, state: Option<&Path>, settings: &Settings<'_
         test: protocol.sample(TEST.0, TEST.1)?,
         protocol: protocol.clone(),
         seed: run.seed,
+        ahead: Ahead::default(),
     };
     let trainer = Trainer {
         task: task.to_owned(),
