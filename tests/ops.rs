@@ -10,7 +10,7 @@ use std::sync::Arc;
 use dfdx::prelude::*;
 use incontext::ops::attention::{Attention, Weights};
 use incontext::ops::gemm::{
-    Left, PANEL, Right, Start, column_sums, gemm, pack, pack_transposed, packed_len, transpose,
+    Left, PANEL, Right, Start, column_sums, gemm, gemm_times, pack, pack_transposed, packed_len, transpose,
 };
 use incontext::ops::layers;
 use incontext::ops::linear_attention::{Mask, linear_attention};
@@ -168,8 +168,8 @@ const UNTOUCHED: f32 = 7777.25;
 
 #[test]
 fn matrix_products_are_those_of_plain_loops() {
-    // Sizes below, at and above those of tiles (8 x 32 and 4 x 16), panels (32 columns), blocks of the sum (384 terms) and of
-    // the gathered one (192, where there are 32 rows and more); then the same of tile registers (16 x 16 x 32, from 128 columns
+    // Sizes below, at and above those of tiles (6 x 64, 4 x 64, 8 x 32 and 4 x 16), panels (32 columns), blocks of the sum (384
+    // terms) and of the gathered one or two panels (128, where there are 32 rows, or 64 columns, and more); then the same of tile registers (16 x 16 x 32, from 128 columns
     // and terms on, in blocks of 32 rows and 256 terms; 1152 terms or some hundred columns of what is split beforehand).
     let sizes = [
         [1, 1, 1],
@@ -178,6 +178,9 @@ fn matrix_products_are_those_of_plain_loops() {
         [5, 17, 0],
         [9, 33, 384],
         [3, 70, 385],
+        [9, 64, 127],
+        [10, 65, 128],
+        [14, 128, 129],
         [31, 31, 191],
         [32, 16, 192],
         [40, 100, 193],
@@ -256,6 +259,19 @@ fn matrix_products_are_those_of_plain_loops() {
                                 start.bias.is_some(),
                                 start.add
                             );
+                        }
+                        assert!(row.iter().skip(columns).all(|v| *v == UNTOUCHED), "between rows {i} and the next");
+                    }
+                    if start.add || start.bias.is_some() {
+                        continue;
+                    }
+                    let factors =
+                        apart([m, columns], stride, |i, j| if j < n { ((i + j) % 5) as f32 } else { f32::NAN });
+                    gemm_times([m, n, k], left, right, &factors, &mut c, stride);
+                    for (i, row) in c.chunks(stride).enumerate() {
+                        for (j, c) in row.iter().take(n).enumerate() {
+                            let expected = product[i * n + j] * ((i + j) % 5) as f64;
+                            assert!(f64::from(*c) == expected, "{m} x {n} x {k}, times factors: ({i}, {j}) is {c}");
                         }
                         assert!(row.iter().skip(columns).all(|v| *v == UNTOUCHED), "between rows {i} and the next");
                     }

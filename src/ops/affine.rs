@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::gemm::{Left, Right, Start, column_sums, gemm, pack, pack_transposed, packed_len, transpose};
+use super::gemm::{Left, Right, Start, column_sums, gemm, gemm_times, pack, pack_transposed, packed_len, transpose};
 use super::sequence::Buffer;
 use super::simd::WIDTH;
 
@@ -203,6 +203,13 @@ impl Affine {
         let a = Left { data: dy.0, row: dy.1, step: 1 };
         let b = Right::packed(&w[self.backward.clone()], self.columns, self.inputs);
         gemm([m, self.inputs, self.columns], a, b, Start::ZERO, dx.0, dx.1);
+    }
+
+    /// dx = (dy Wᵀ) ∘ slopes for `m` rows: through what made x, too.
+    pub fn backward_times(&self, w: &[f32], m: usize, dy: (&[f32], usize), slopes: &[f32], dx: (&mut [f32], usize)) {
+        let a = Left { data: dy.0, row: dy.1, step: 1 };
+        let b = Right::packed(&w[self.backward.clone()], self.columns, self.inputs);
+        gemm_times([m, self.inputs, self.columns], a, b, slopes, dx.0, dx.1);
     }
 
     /// The gradient, xᵀ dy and the column sums of dy, into `g` or added to it.

@@ -45,30 +45,3 @@ impl Job for Forward<'_> {
         }
     }
 }
-
-/// Multiplies the first `width` entries of every row of `d`, `stride` apart, by those of `slope`.
-pub fn times(width: usize, stride: usize, d: &mut [f32], slope: &[f32]) {
-    dispatch(Times { vectors: width.div_ceil(WIDTH), stride, d, slope });
-}
-
-struct Times<'a> {
-    vectors: usize,
-    stride: usize,
-    d: &'a mut [f32],
-    slope: &'a [f32],
-}
-
-impl Job for Times<'_> {
-    type Output = ();
-    #[allow(clippy::needless_range_loop)]
-    #[inline(always)]
-    fn run<V: Simd>(self) {
-        for row in 0..self.d.len() / self.stride {
-            let d = &mut self.d[row * self.stride..].as_chunks_mut().0[..self.vectors];
-            let slope = &self.slope[row * self.stride..].as_chunks().0[..self.vectors];
-            for c in 0..self.vectors {
-                V::load(&d[c]).mul(V::load(&slope[c])).store(&mut d[c]);
-            }
-        }
-    }
-}

@@ -80,7 +80,27 @@ const GATHER: usize = 4;
 ///
 /// # Panics
 /// If a slice is shorter than the sizes say.
-pub fn gemm([m, n, k]: [usize; 3], a: Left<'_>, b: Right<'_>, start: Start<'_>, c: &mut [f32], stride: usize) {
+pub fn gemm(size: [usize; 3], a: Left<'_>, b: Right<'_>, start: Start<'_>, c: &mut [f32], stride: usize) {
+    product(size, a, b, start, c, stride, None);
+}
+
+/// C = (A B) ∘ F, as [`gemm`] from zero, with the factors F where C has its entries.
+///
+/// # Panics
+/// If a slice is shorter than the sizes say.
+pub fn gemm_times(size: [usize; 3], a: Left<'_>, b: Right<'_>, factors: &[f32], c: &mut [f32], stride: usize) {
+    product(size, a, b, Start::ZERO, c, stride, Some(factors));
+}
+
+fn product(
+    [m, n, k]: [usize; 3],
+    a: Left<'_>,
+    b: Right<'_>,
+    start: Start<'_>,
+    c: &mut [f32],
+    stride: usize,
+    factors: Option<&[f32]>,
+) {
     if m == 0 || n == 0 {
         return;
     }
@@ -88,6 +108,7 @@ pub fn gemm([m, n, k]: [usize; 3], a: Left<'_>, b: Right<'_>, start: Start<'_>, 
     let last = columns - 1;
     assert!(c.len() > (m - 1) * stride + last && (m == 1 || stride >= columns), "C is too small");
     assert!(start.bias.is_none_or(|bias| bias.len() >= columns), "the bias is too short");
+    assert!(factors.is_none_or(|f| f.len() > (m - 1) * stride + last), "the factors are too few");
     if k > 0 {
         assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.step, "A is too small");
         let end = (k - 1) * b.step + last / PANEL * b.panel + last % PANEL;
@@ -102,10 +123,14 @@ pub fn gemm([m, n, k]: [usize; 3], a: Left<'_>, b: Right<'_>, start: Start<'_>, 
                 rows = (0..m * k).map(|e| a.data[e / k * a.row + e % k * a.step]).collect();
                 Left { data: &rows, row: k, step: 1 }
             };
-            return tiles::gemm([m, columns, k], a, b, start, c, stride);
+            tiles::gemm([m, columns, k], a, b, start, c, stride);
+            if let Some(factors) = factors {
+                dispatch(Times { m, vectors: columns / WIDTH, c, stride, factors });
+            }
+            return;
         }
     }
-    dispatch(Gemm { m, columns, k, a, b, start, c, stride });
+    dispatch(Gemm { m, columns, k, a, b, start, c, stride, factors });
 }
 
 /// Rows and columns of a right factor from which on tile registers ([`super::tiles`]) are faster: splitting a row of the left one
@@ -126,6 +151,7 @@ struct Gemm<'a> {
     start: Start<'a>,
     c: &'a mut [f32],
     stride: usize,
+    factors: Option<&'a [f32]>,
 }
 
 impl Job for Gemm<'_> {
@@ -143,7 +169,7 @@ impl Job for Gemm<'_> {
 impl Gemm<'_> {
     #[inline(always)]
     fn panels<V: Simd, const M: usize, const N: usize>(self) {
-        let Gemm { m, columns, k, a, b, start, c, stride } = self;
+        let Gemm { m, columns, k, a, b, start, c, stride, factors } = self;
         // Where rows of B are far apart and many tiles read them, a block of a panel is gathered first: tiles would wait
         // for a page at every row.
         let gather = N == 2 && b.step >= FAR && m >= GATHER * M;
@@ -198,8 +224,12 @@ impl Gemm<'_> {
                         c: c[i * stride + j..].as_mut_ptr(),
                         stride,
                         add: start.add || from > 0,
+                        factors: match factors {
+                            Some(factors) if from + terms >= k => factors[i * stride + j..].as_ptr(),
+                            _ => std::ptr::null(),
+                        },
                     };
-                    // SAFETY: `gemm` has checked that all rows, terms and columns of the tile are inside the slices.
+                    // SAFETY: `product` has checked that all rows, terms and columns of the tile are inside the slices.
                     unsafe {
                         match (width, height) {
                             (WIDTH, _) => tile.run::<V, M, 1>(),
@@ -265,11 +295,13 @@ struct Tile {
     c: *mut f32,
     stride: usize,
     add: bool,
+    /// Factors of the sums, where C has its entries.
+    factors: *const f32,
 }
 
 impl Tile {
     /// # Safety
-    /// A, B, C and the bias (unless it is null) must hold the tile's rows, terms and columns; 0 < rows <= M.
+    /// A, B, C, and the bias and the factors unless they are null, must hold the tile's rows, terms and columns; 0 < rows <= M.
     #[inline(always)]
     unsafe fn run<V: Simd, const M: usize, const N: usize>(self) {
         // SAFETY: the caller's; rows beyond the last are the last one, computed again and not stored.
@@ -307,10 +339,41 @@ impl Tile {
             unrolled!(i < M {
                 if i < self.rows {
                     unrolled!(j < N {
-                        sums[i][j].store(&mut *self.c.add(i * self.stride + j * WIDTH).cast());
+                        let at = i * self.stride + j * WIDTH;
+                        if !self.factors.is_null() {
+                            sums[i][j] = sums[i][j].mul(V::load(&*self.factors.add(at).cast()));
+                        }
+                        sums[i][j].store(&mut *self.c.add(at).cast());
                     });
                 }
             });
+        }
+    }
+}
+
+/// What a tile does with factors, for products that are made otherwise.
+#[cfg(target_arch = "x86_64")]
+struct Times<'a> {
+    m: usize,
+    vectors: usize,
+    c: &'a mut [f32],
+    stride: usize,
+    factors: &'a [f32],
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Job for Times<'_> {
+    type Output = ();
+    // Loops over indices: an iterator's parts may be compiled elsewhere, without the caller's instructions.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        for row in 0..self.m {
+            let c = &mut self.c[row * self.stride..].as_chunks_mut().0[..self.vectors];
+            let factors = &self.factors[row * self.stride..].as_chunks().0[..self.vectors];
+            for v in 0..self.vectors {
+                V::load(&c[v]).mul(V::load(&factors[v])).store(&mut c[v]);
+            }
         }
     }
 }
@@ -365,6 +428,7 @@ fn rows_of<V: Simd, const M: usize, const N: usize>(
                 c: c[row * stride + j..].as_mut_ptr(),
                 stride,
                 add: false,
+                factors: std::ptr::null(),
             };
             // SAFETY: `small` has checked that all rows, terms and columns of the tile are inside the slices.
             unsafe {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::affine::{Affine, Places, Sizes, stride};
 use super::attention::{Attention, Heads, MARGIN};
-use super::gelu::{gelu, times};
+use super::gelu::gelu;
 use super::lane_attention::LaneHeads;
 use super::lanes::{LANES, in_lanes, in_lanes_mut};
 use super::layer_norm::{Rows, normalise, normalise_backward};
@@ -656,8 +656,7 @@ impl Pass for Run<'_> {
             };
             if let Some((fc, out)) = &block.mlp {
                 out.gradient(g, rows, (saved.hidden, m), (dx, width), add);
-                out.backward(w, rows, (dx, width), (self.d_hidden, m));
-                times(config.mlp, m, &mut self.d_hidden[..rows * m], saved.slope);
+                out.backward_times(w, rows, (dx, width), saved.slope, (self.d_hidden, m));
                 fc.gradient(g, rows, (saved.mlp_in, width), (self.d_hidden, m), add);
                 fc.backward(w, rows, (self.d_hidden, m), (d_in, width));
                 back(rows, saved.mlp_in, saved.mlp_scale, d_in, dx);
