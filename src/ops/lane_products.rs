@@ -65,7 +65,10 @@ impl Queries {
     }
 }
 
-/// Rows that the largest block of rows has beside its first one.
+/// Rows of a block of all columns, where they divide all: heads have ten or twenty channels.
+const TALL: usize = 5;
+
+/// Rows that the largest block of rows has beside its first one, where not all columns are needed.
 pub(super) const ABOVE: usize = 3;
 
 /// Rows i, columns j and summands c of a product.
@@ -304,10 +307,10 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
                 for (i, m) in pair.into_iter().flatten() {
                     let (columns, from, to) = self.needed((i, m));
                     if j + n <= columns {
-                        self.cells::<V, N>((i, m), (j, n), from, to);
+                        self.cells::<V, N, N>((i, m), (j, n), from, to);
                     } else {
                         for j in j..columns {
-                            self.cells::<V, N>((i, m), (j, 1), from, to);
+                            self.cells::<V, N, N>((i, m), (j, 1), from, to);
                         }
                     }
                 }
@@ -318,26 +321,32 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
     /// All rows pass by a block of columns before the next one.
     #[inline(always)]
     fn columns_first<V: Vector<T>, const N: usize>(&mut self) {
+        self.blocks_of_columns::<V, N, N>();
+    }
+
+    /// As [`Multiply::columns_first`], in blocks of M rows.
+    #[inline(always)]
+    fn blocks_of_columns<V: Vector<T>, const M: usize, const N: usize>(&mut self) {
         let Extent { rows, columns, inner } = self.extent;
         for block in Blocks::<N>::of(columns) {
-            for of_rows in Blocks::<N>::of(rows) {
-                self.cells::<V, N>(of_rows, block, 0, inner);
+            for of_rows in Blocks::<M>::of(rows) {
+                self.cells::<V, M, N>(of_rows, block, 0, inner);
             }
         }
     }
 
     #[inline(always)]
-    fn cells<V: Vector<T>, const N: usize>(
+    fn cells<V: Vector<T>, const M: usize, const N: usize>(
         &mut self,
         (i, m): (usize, usize),
         (j, n): (usize, usize),
         from: usize,
         to: usize,
     ) {
-        match (m == N, n == N) {
-            (true, true) => self.cell::<V, N, N>(i, j, from, to),
+        match (m == M, n == N) {
+            (true, true) => self.cell::<V, M, N>(i, j, from, to),
             (false, true) => self.cell::<V, 1, N>(i, j, from, to),
-            (true, false) => self.cell::<V, N, 1>(i, j, from, to),
+            (true, false) => self.cell::<V, M, 1>(i, j, from, to),
             (false, false) => self.cell::<V, 1, 1>(i, j, from, to),
         }
     }
@@ -363,7 +372,10 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Kernel<T> for Multiply<'_
     type Output = ();
     #[inline(always)]
     fn run<V: Vector<T>>(mut self) {
-        if L::COLUMNS_FIRST && self.part == Part::All {
+        if L::COLUMNS_FIRST && self.part == Part::All && V::ROOM >= 32 && self.extent.rows.is_multiple_of(TALL) {
+            // Fewer loads a multiply-add than in square blocks.
+            self.blocks_of_columns::<V, TALL, 4>();
+        } else if L::COLUMNS_FIRST && self.part == Part::All {
             with_blocks!(V, self, columns_first)
         } else {
             with_blocks!(V, self, rows_first)
