@@ -25,9 +25,9 @@ pub(super) struct LaneHeads {
     out_stride: usize,
 }
 
-/// Floats that one lane keeps, up to which this is the faster way: a group of sixteen then has two megabytes, a second-level
-/// cache.
-const MOST: usize = 1 << 15;
+/// Floats that one lane keeps, up to which this is the faster way: sixteen have a megabyte, half of a second-level cache. At 21
+/// tokens and keys of 16 a transformer's step takes 0.9 of its time, at 81 0.97, at 121 1.06.
+const MOST: usize = 1 << 14;
 
 impl LaneHeads {
     pub(super) fn new(form: Attention, tokens: usize, heads: usize, key: usize, stride: usize, out: usize) -> Self {

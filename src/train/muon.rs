@@ -4,7 +4,7 @@ use dfdx::optim::{Optimizer, OptimizerUpdateError};
 use dfdx::prelude::{Cpu, CpuError, Gradients};
 use serde::{Deserialize, Serialize};
 
-use super::optimizer::{AdamConfig, Stateful, clip, device_error, fits, is_named, named, positive};
+use super::optimizer::{AdamConfig, Stateful, clip, device_error, fit, is_named, named, positive};
 use crate::models::{Parameters, WithGradient};
 use crate::ops::adam::update;
 use crate::ops::gemm::{Left, Right, Start, gemm};
@@ -137,12 +137,9 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Muon {
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
         let updated = module.update(&mut gradients.clone(), &mut |mut tensors| {
             clip(self.config.adam.clip, &mut tensors);
-            if self.first.is_empty() {
-                self.first = tensors.iter().map(|t| vec![0.0; t.values.len()]).collect();
-                self.second = self.first.clone();
+            for moments in [&mut self.first, &mut self.second] {
+                fit(moments, &tensors)?;
             }
-            fits(&self.first, &tensors)?;
-            fits(&self.second, &tensors)?;
             self.steps += 1;
             let moments = self.first.iter_mut().zip(&mut self.second);
             for (tensor, (first, second)) in tensors.into_iter().zip(moments) {

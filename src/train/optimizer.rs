@@ -171,12 +171,9 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Adam {
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
         // A clone, since dfdx lends gradients to be read only where they may be changed.
         let updated = module.update(&mut gradients.clone(), &mut |mut tensors| {
-            if self.first.is_empty() {
-                self.first = tensors.iter().map(|t| vec![0.0; t.values.len()]).collect();
-                self.second = self.first.clone();
+            for moments in [&mut self.first, &mut self.second] {
+                fit(moments, &tensors)?;
             }
-            fits(&self.first, &tensors)?;
-            fits(&self.second, &tensors)?;
             self.steps += 1;
             let step = self.config.step(self.steps, self.factor);
             let moments = self.first.par_iter_mut().zip(&mut self.second);
@@ -259,10 +256,7 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Sgd {
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
         let updated = module.update(&mut gradients.clone(), &mut |mut tensors| {
             clip(self.config.clip, &mut tensors);
-            if self.velocity.is_empty() {
-                self.velocity = tensors.iter().map(|t| vec![0.0; t.values.len()]).collect();
-            }
-            fits(&self.velocity, &tensors)?;
+            fit(&mut self.velocity, &tensors)?;
             let (rate, momentum) = ((self.config.rate * self.factor) as f32, self.config.momentum as f32);
             for (tensor, velocity) in tensors.iter_mut().zip(&mut self.velocity) {
                 for ((p, g), v) in tensor.values.iter_mut().zip(&*tensor.gradient).zip(velocity) {
@@ -306,8 +300,11 @@ pub(super) fn is_named(prefix: &str, state: &[(String, Vec<f32>)]) -> bool {
     state.iter().enumerate().all(|(i, (name, _))| *name == format!("{prefix}.{i}"))
 }
 
-/// Whether the optimiser's state is that of tensors like these.
-pub(super) fn fits(state: &[Vec<f32>], tensors: &[WithGradient<'_>]) -> Result<()> {
+/// Zeros for tensors like these, if there is no state yet; otherwise it has to be that of such tensors.
+pub(super) fn fit(state: &mut Vec<Vec<f32>>, tensors: &[WithGradient<'_>]) -> Result<()> {
+    if state.is_empty() {
+        *state = tensors.iter().map(|t| vec![0.0; t.values.len()]).collect();
+    }
     let lengths: Vec<usize> = state.iter().map(Vec::len).collect();
     let expected: Vec<usize> = tensors.iter().map(|t| t.values.len()).collect();
     if lengths == expected { Ok(()) } else { Err(Error::shape("optimiser state", &lengths, format!("{expected:?}"))) }
