@@ -2,9 +2,9 @@
 //!
 //! There are two ops of whole transformers, because no one layout is the fastest for both papers' sizes. [`gpt2`] has sixteen
 //! neighbouring channels in a vector: matrix products over tokens by channels, with layer norms, biases and learned
-//! positions; it is the faster one from width 64 on, with sixteen heads in a vector for the attention of short prompts alone.
+//! positions; it is the faster one from width 32 on, with sixteen heads in a vector for the attention of short prompts alone.
 //! [`sequence_transformer`] has sixteen sequences in a vector: heads of ten or twenty channels, recursions over tokens (mesa
-//! layer, delta rule) and odd sizes waste nothing; at keys of 20 it is 1.7 times faster. Measured: benches/README.md. Their
+//! layer, delta rule) and odd sizes waste nothing; at keys of 20 it is 1.4 times faster. Measured: benches/README.md. Their
 //! parts, for other networks: [`layers`].
 
 use dfdx::prelude::{Cpu, Dtype, ReshapeTo, Shape, Tape, Tensor};
