@@ -169,8 +169,9 @@ const UNTOUCHED: f32 = 7777.25;
 #[test]
 fn matrix_products_are_those_of_plain_loops() {
     // Sizes below, at and above those of tiles (6 x 64, 4 x 64, 8 x 32 and 4 x 16), panels (32 columns), blocks of the sum (384
-    // terms) and of the gathered one or two panels (128, where there are 32 rows, or 64 columns, and more); then the same of tile registers (16 x 16 x 32, from 128 columns
-    // and terms on, in blocks of 32 rows and 256 terms; 1152 terms or some hundred columns of what is split beforehand).
+    // terms) and of the gathered one or two panels (128, where there are 32 rows, or 64 columns, and more); then the same of
+    // tile registers (16 x 16 x 32, from 128 columns and terms on, in blocks of 32 rows and 256 terms; 1152 terms or some hundred
+    // columns of what is split beforehand).
     let sizes = [
         [1, 1, 1],
         [7, 15, 3],

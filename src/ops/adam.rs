@@ -1,5 +1,5 @@
-//! Adam's update, and the norm of a gradient, with the instructions of the machine. Every operation is rounded on its own, so that the
-//! result is the same on all of them.
+//! Adam's update, and the norm of a gradient, with the instructions of the machine. Every operation is rounded on its own, so
+//! that the result is the same on all of them.
 
 use rayon::prelude::*;
 

@@ -46,16 +46,16 @@ impl Default for Attention {
 /// The attention of one prompt: its form, and where the heads are.
 #[derive(Clone, Debug)]
 pub(super) struct Heads {
-    form: Attention,
-    tokens: usize,
-    heads: usize,
-    key: usize,
+    pub(super) form: Attention,
+    pub(super) tokens: usize,
+    pub(super) heads: usize,
+    pub(super) key: usize,
     /// From a token's queries, keys and values, `[3, heads, key]`, to the next one's.
-    stride: usize,
+    pub(super) stride: usize,
     /// From a token's output, `[heads, key]`, to the next one's.
-    out_stride: usize,
+    pub(super) out_stride: usize,
     /// The factor on every query's weights.
-    factor: Vec<f32>,
+    pub(super) factor: Vec<f32>,
 }
 
 /// What a slice may be read beyond its last row: a vector that begins in it.
@@ -100,12 +100,12 @@ impl Heads {
         self.padded() * (self.tokens + key) + 4 * (self.tokens * key + MARGIN)
     }
 
-    fn scale(&self) -> f32 {
+    pub(super) fn scale(&self) -> f32 {
         if self.form.scaled { 1.0 / (self.key as f32).sqrt() } else { 1.0 }
     }
 
     /// Keys that the queries before `end` attend to.
-    fn reach(&self, end: usize) -> usize {
+    pub(super) fn reach(&self, end: usize) -> usize {
         if self.form.causal { end.min(self.tokens) } else { self.tokens }
     }
 

@@ -4,7 +4,7 @@
 //! the same; B is read a vector at a time, from a matrix as it is or from panels of [`PANEL`] columns ([`pack`]), which
 //! keep what the tile needs in a few cache lines.
 
-use super::simd::{InstructionSet, Job, Simd, WIDTH, dispatch};
+use super::simd::{self, InstructionSet, Job, Simd, WIDTH, dispatch};
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
 
@@ -369,8 +369,8 @@ impl Job for Times<'_> {
     #[inline(always)]
     fn run<V: Simd>(self) {
         for row in 0..self.m {
-            let c = &mut self.c[row * self.stride..].as_chunks_mut().0[..self.vectors];
-            let factors = &self.factors[row * self.stride..].as_chunks().0[..self.vectors];
+            let c = simd::vectors_mut(self.c, row * self.stride, self.vectors);
+            let factors = simd::vectors(self.factors, row * self.stride, self.vectors);
             for v in 0..self.vectors {
                 V::load(&c[v]).mul(V::load(&factors[v])).store(&mut c[v]);
             }
@@ -580,7 +580,7 @@ impl Job for ColumnSums<'_> {
             to.as_flattened_mut().fill(0.0);
         }
         for row in 0..self.m {
-            let row = &self.data[row * self.stride..].as_chunks().0[..self.vectors];
+            let row = simd::vectors(self.data, row * self.stride, self.vectors);
             for v in 0..self.vectors {
                 V::load(&to[v]).add(V::load(&row[v])).store(&mut to[v]);
             }

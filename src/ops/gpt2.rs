@@ -260,7 +260,6 @@ struct Plan<'a> {
     /// The sinusoids' share of queries and keys among the prepared weights, `[length, 3 inner]`.
     position_rows: Range<usize>,
     heads: Heads,
-    lane_heads: LaneHeads,
     sizes: Sizes,
 }
 
@@ -291,28 +290,22 @@ impl<'a> Plan<'a> {
         let position_rows = sizes.prepared(sinusoidal);
         let strides = [stride(3 * inner), stride(inner)];
         let heads = Heads::new(config.attention, length, config.heads, config.key, strides[0], strides[1]);
-        let lane_heads = LaneHeads::new(config.attention, length, config.heads, config.key, strides[0], strides[1]);
-        Plan {
-            config,
-            index,
-            length,
-            read_in,
-            blocks,
-            read_out,
-            position_gradient,
-            position_rows,
-            heads,
-            lane_heads,
-            sizes,
-        }
+        Plan { config, index, length, read_in, blocks, read_out, position_gradient, position_rows, heads, sizes }
+    }
+
+    fn lane_heads(&self) -> LaneHeads<'_> {
+        LaneHeads(&self.heads)
     }
 
     /// Floats of what attention keeps of so many prompts, queries, keys and values, and weights, and of its scratch.
     fn attention_lens(&self, prompts: usize) -> [usize; 3] {
         let inner = self.config.heads * self.config.key;
-        if self.lane_heads.suit(prompts) {
-            let lens =
-                [self.lane_heads.qkv_len(prompts), self.lane_heads.weights_len(prompts), self.lane_heads.scratch_len()];
+        if self.lane_heads().suit(prompts) {
+            let lens = [
+                self.lane_heads().qkv_len(prompts),
+                self.lane_heads().weights_len(prompts),
+                self.lane_heads().scratch_len(),
+            ];
             // One more entry: the first may begin later than the slice.
             lens.map(|len| (len + 1) * LANES)
         } else {
@@ -330,9 +323,9 @@ impl<'a> Plan<'a> {
         out: &mut [f32],
         scratch: &mut [f32],
     ) {
-        if self.lane_heads.suit(prompts) {
+        if self.lane_heads().suit(prompts) {
             let [qkv, weights, scratch] = [qkv, weights, scratch].map(in_lanes_mut);
-            return self.lane_heads.forward(prompts, rows, qkv, weights, out, scratch);
+            return self.lane_heads().forward(prompts, rows, qkv, weights, out, scratch);
         }
         let inner = self.config.heads * self.config.key;
         let of_weights = self.heads.weights_len();
@@ -352,9 +345,9 @@ impl<'a> Plan<'a> {
         d_qkv: &mut [f32],
         scratch: &mut [f32],
     ) {
-        if self.lane_heads.suit(prompts) {
+        if self.lane_heads().suit(prompts) {
             let [qkv, weights] = [qkv, weights].map(in_lanes);
-            return self.lane_heads.backward(prompts, qkv, weights, d_out, d_qkv, in_lanes_mut(scratch));
+            return self.lane_heads().backward(prompts, qkv, weights, d_out, d_qkv, in_lanes_mut(scratch));
         }
         let inner = self.config.heads * self.config.key;
         let of_weights = self.heads.weights_len();
@@ -377,7 +370,7 @@ impl Network for Plan<'_> {
     }
 
     fn group(&self) -> usize {
-        self.lane_heads.group()
+        self.lane_heads().group()
     }
 
     fn affines(&self) -> Vec<&Affine> {
@@ -573,7 +566,7 @@ impl Pass for Run<'_> {
             normalised(rows, x, saved.attn_in, saved.attn_scale);
             let with_positions = l == 0 && config.positions == Positions::Sinusoidal;
             // Room that the backward pass alone needs otherwise.
-            let side_by_side = plan.lane_heads.suit(prompts);
+            let side_by_side = plan.lane_heads().suit(prompts);
             let qkv = if side_by_side { &mut *self.d_qkv } else { &mut *saved.qkv };
             if with_positions {
                 for to in qkv[..rows * q].chunks_exact_mut(length * q) {

@@ -3,7 +3,7 @@
 //! The affine map γ ∘ x̂ + β stands before a linear one in every transformer here, and is folded into that one's weights
 //! ([`super::gpt2`]), so that it costs nothing a token.
 
-use super::simd::{Job, Simd, WIDTH, dispatch};
+use super::simd::{self, Job, Simd, WIDTH, dispatch};
 
 /// Added to the variance: GPT-2's.
 const EPSILON: f32 = 1e-5;
@@ -52,8 +52,8 @@ impl Job for Forward<'_> {
         let stride = self.rows.stride;
         let inverse = 1.0 / self.rows.width as f32;
         for row in 0..self.x.len() / stride {
-            let x = vectors_at(self.x, row * stride, vectors);
-            let out = &mut self.normalised[row * stride..].as_chunks_mut().0[..vectors];
+            let x = simd::vectors(self.x, row * stride, vectors);
+            let out = simd::vectors_mut(self.normalised, row * stride, vectors);
             let mut sum = V::zero();
             for v in 0..vectors {
                 let x = V::load(&x[v]);
@@ -76,12 +76,6 @@ impl Job for Forward<'_> {
             }
         }
     }
-}
-
-/// `count` vectors of a row that begins at `at`.
-#[inline(always)]
-fn vectors_at(data: &[f32], at: usize, count: usize) -> &[[f32; WIDTH]] {
-    &data[at..].as_chunks().0[..count]
 }
 
 /// Adds to `dx` the gradient in x for the gradient `d` in x̂: (d - mean(d) - x̂ mean(d ∘ x̂)) / sqrt(variance + 1e-5).
@@ -107,9 +101,9 @@ impl Job for Backward<'_> {
         let inverse = 1.0 / self.rows.width as f32;
         let last = V::load(&last);
         for row in 0..self.d.len() / stride {
-            let x = vectors_at(self.normalised, row * stride, vectors);
-            let d = vectors_at(self.d, row * stride, vectors);
-            let dx = &mut self.dx[row * stride..].as_chunks_mut().0[..vectors];
+            let x = simd::vectors(self.normalised, row * stride, vectors);
+            let d = simd::vectors(self.d, row * stride, vectors);
+            let dx = simd::vectors_mut(self.dx, row * stride, vectors);
             let (mut sum, mut product) = (V::zero(), V::zero());
             for v in 0..vectors {
                 let mut d = V::load(&d[v]);

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::affine::{Affine, Places, Sizes, stride};
 use super::attention::MARGIN;
 use super::sequence::{Architecture, Arena, Entry, Network, Pass};
-use super::simd::{Job, Simd, WIDTH, dispatch};
+use super::simd::{Job, Simd, WIDTH, dispatch, vectors, vectors_mut};
 use crate::error::array_len;
 use crate::{Error, Result};
 
@@ -393,18 +393,6 @@ fn tanh<V: Simd>(x: V) -> V {
     two.mul(sigmoid(two.mul(x))).sub(V::splat(1.0))
 }
 
-/// The `count` vectors of row `row`, `stride` apart.
-#[inline(always)]
-fn vectors(data: &[f32], row: usize, stride: usize, count: usize) -> &[[f32; WIDTH]] {
-    &data[row * stride..].as_chunks().0[..count]
-}
-
-/// As [`vectors`], to be written.
-#[inline(always)]
-fn vectors_mut(data: &mut [f32], row: usize, stride: usize, count: usize) -> &mut [[f32; WIDTH]] {
-    &mut data[row * stride..].as_chunks_mut().0[..count]
-}
-
 /// The four gates of a row, `count` vectors each.
 #[inline(always)]
 fn gates_of(row: &[[f32; WIDTH]], count: usize) -> [&[[f32; WIDTH]]; 4] {
@@ -440,11 +428,11 @@ impl Job for Forward<'_> {
         let Forward { units, strides: (width, q), gates, before, cell, squashed, state } = self;
         let count = units / WIDTH;
         for row in 0..cell.len() / width {
-            let [i, f, g, o] = gates_of_mut(vectors_mut(gates, row, q, 4 * count), count);
-            let before = vectors(before, row, width, count);
-            let cell = vectors_mut(cell, row, width, count);
-            let squashed = vectors_mut(squashed, row, width, count);
-            let state = vectors_mut(state, row, width, count);
+            let [i, f, g, o] = gates_of_mut(vectors_mut(gates, row * q, 4 * count), count);
+            let before = vectors(before, row * width, count);
+            let cell = vectors_mut(cell, row * width, count);
+            let squashed = vectors_mut(squashed, row * width, count);
+            let state = vectors_mut(state, row * width, count);
             for u in 0..count {
                 let in_gate = sigmoid(V::load(&i[u]));
                 let forget = sigmoid(V::load(&f[u]));
@@ -486,13 +474,13 @@ impl Job for Backward<'_> {
         let one = V::splat(1.0);
         let count = units / WIDTH;
         for row in 0..d_cell.len() / width {
-            let [i, f, g, o] = gates_of(vectors(gates, row, q, 4 * count), count);
-            let [d_i, d_f, d_g, d_o] = gates_of_mut(vectors_mut(d_gates, row, q, 4 * count), count);
-            let before = vectors(before, row, width, count);
-            let squashed = vectors(squashed, row, width, count);
-            let d_above = vectors(d_above, row, width, count);
-            let d_state = vectors(d_state, row, width, count);
-            let d_cell = vectors_mut(d_cell, row, width, count);
+            let [i, f, g, o] = gates_of(vectors(gates, row * q, 4 * count), count);
+            let [d_i, d_f, d_g, d_o] = gates_of_mut(vectors_mut(d_gates, row * q, 4 * count), count);
+            let before = vectors(before, row * width, count);
+            let squashed = vectors(squashed, row * width, count);
+            let d_above = vectors(d_above, row * width, count);
+            let d_state = vectors(d_state, row * width, count);
+            let d_cell = vectors_mut(d_cell, row * width, count);
             for u in 0..count {
                 let [i, f, g, o] = [V::load(&i[u]), V::load(&f[u]), V::load(&g[u]), V::load(&o[u])];
                 let s = V::load(&squashed[u]);

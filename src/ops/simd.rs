@@ -88,6 +88,18 @@ pub trait Simd: Copy {
     }
 }
 
+/// `count` vectors of `data` from `at` on.
+#[inline(always)]
+pub(super) fn vectors(data: &[f32], at: usize, count: usize) -> &[[f32; WIDTH]] {
+    &data[at..].as_chunks().0[..count]
+}
+
+/// As [`vectors`], to be written.
+#[inline(always)]
+pub(super) fn vectors_mut(data: &mut [f32], at: usize, count: usize) -> &mut [[f32; WIDTH]] {
+    &mut data[at..].as_chunks_mut().0[..count]
+}
+
 /// Plain arrays, for processors without an implementation of their own.
 #[derive(Clone, Copy)]
 pub struct Portable([f32; WIDTH]);
