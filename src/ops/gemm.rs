@@ -168,15 +168,15 @@ impl Job for Gemm<'_> {
 
 impl Gemm<'_> {
     #[inline(always)]
-    fn panels<V: Simd, const M: usize, const N: usize>(self) {
-        let Gemm { m, columns, k, a, b, start, c, stride, factors } = self;
+    fn panels<V: Simd, const M: usize, const N: usize>(mut self) {
+        let Gemm { m, columns, k, b, .. } = self;
         // Where rows of B are far apart and many tiles read them, a block of a panel is gathered first: tiles would wait
         // for a page at every row.
         let gather = N == 2 && b.step >= FAR && m >= GATHER * M;
-        let mut block = if gather { Some([[0.0; PANEL]; NEAR]) } else { None };
+        let mut block = if gather { Some([[0.0; 2 * PANEL]; NEAR]) } else { None };
         // Tiles of six or four rows by four vectors have the fewest loads a multiply-add: of a processor's time that another
         // thread has a share in, its loads and the decoding of its instructions get less than its multiply-adds do.
-        let square = N == 2 && !gather && m > M;
+        let square = N == 2 && m > M;
         let mut j = 0;
         while j < columns {
             let width = match columns - j {
@@ -186,66 +186,103 @@ impl Gemm<'_> {
             };
             // A panel's rows of C, or two panels of B, stay close while blocks are summed.
             let most = if width > PANEL || gather { NEAR } else { BLOCK };
-            let panel = j / PANEL * b.panel + j % PANEL;
             let mut from = 0;
             loop {
                 // Blocks of equal size: a short one would read and write C for little.
                 let terms = (k - from).div_ceil((k - from).div_ceil(most).max(1));
-                let mut right = b.data.as_ptr().wrapping_add(from * b.step + panel);
-                let mut right_step = b.step;
-                if let Some(block) = &mut block {
-                    for (p, to) in block.iter_mut().enumerate().take(terms) {
-                        to[..width].copy_from_slice(&b.data[(from + p) * b.step + panel..][..width]);
-                    }
-                    (right, right_step) = (block.as_ptr().cast(), PANEL);
-                }
-                let bias = match start.bias {
-                    Some(bias) if from == 0 => bias[j..].as_ptr(),
-                    _ => std::ptr::null(),
+                let next = match from + terms {
+                    next if next < k => [j, next],
+                    _ => [j + width, 0],
                 };
-                let mut i = 0;
-                while i < m {
-                    let height = match m - i {
-                        _ if width <= PANEL => M,
-                        // So that no row is computed for nothing, if their number is even.
-                        4 | 8 => 4,
-                        _ => 6,
-                    };
-                    let tile = Tile {
-                        rows: (m - i).min(height),
-                        terms,
-                        a: a.data.as_ptr().wrapping_add(i * a.row + from * a.step),
-                        a_row: a.row,
-                        a_step: a.step,
-                        b: right,
-                        b_step: right_step,
-                        b_panel: b.panel,
-                        bias,
-                        c: c[i * stride + j..].as_mut_ptr(),
-                        stride,
-                        add: start.add || from > 0,
-                        factors: match factors {
-                            Some(factors) if from + terms >= k => factors[i * stride + j..].as_ptr(),
-                            _ => std::ptr::null(),
-                        },
-                    };
-                    // SAFETY: `product` has checked that all rows, terms and columns of the tile are inside the slices.
-                    unsafe {
-                        match (width, height) {
-                            (WIDTH, _) => tile.run::<V, M, 1>(),
-                            (PANEL, _) => tile.run::<V, M, N>(),
-                            (_, 4) => tile.run::<V, 4, 4>(),
-                            _ => tile.run::<V, 6, 4>(),
-                        }
-                    }
-                    i += height;
-                }
+                self.panel::<V, M, N>([j, width], [from, terms], next, &mut block);
                 from += terms;
                 if from >= k {
                     break;
                 }
             }
             j += width;
+        }
+    }
+
+    /// Adds `terms` terms, from the `from`-th on, to `width` columns of C, from the `j`-th on. What the next panel reads of B begins
+    /// at the column and the term of `next`, and is asked for meanwhile: while all rows pass by a panel there is time for that.
+    #[inline(always)]
+    fn panel<V: Simd, const M: usize, const N: usize>(
+        &mut self,
+        [j, width]: [usize; 2],
+        [from, terms]: [usize; 2],
+        next: [usize; 2],
+        block: &mut Option<[[f32; 2 * PANEL]; NEAR]>,
+    ) {
+        let Gemm { m, k, a, b, start, stride, factors, .. } = *self;
+        let panel = j / PANEL * b.panel + j % PANEL;
+        let mut right = b.data.as_ptr().wrapping_add(from * b.step + panel);
+        let (mut right_step, mut right_panel) = (b.step, b.panel);
+        if let Some(block) = block {
+            for (p, to) in block.iter_mut().enumerate().take(terms) {
+                for (q, to) in to[..width].chunks_mut(PANEL).enumerate() {
+                    to.copy_from_slice(&b.data[(from + p) * b.step + panel + q * b.panel..][..to.len()]);
+                }
+            }
+            (right, right_step, right_panel) = (block.as_ptr().cast(), 2 * PANEL, PANEL);
+        }
+        let bias = match start.bias {
+            Some(bias) if from == 0 => bias[j..].as_ptr(),
+            _ => std::ptr::null(),
+        };
+        let wide = width > PANEL;
+        // Rows of the next panel that are asked for with every tile.
+        let (next, each) = if wide {
+            let at = next[1] * b.step + next[0] / PANEL * b.panel + next[0] % PANEL;
+            (b.data.as_ptr().wrapping_add(at), (terms * 6).div_ceil(m))
+        } else {
+            (std::ptr::null(), 0)
+        };
+        let mut i = 0;
+        while i < m {
+            if wide {
+                let first = i / 6 * each;
+                for p in first..terms.min(first + each) {
+                    for line in 0..4 {
+                        prefetch_far(next.wrapping_add(p * b.step + line / 2 * b.panel + line % 2 * WIDTH));
+                    }
+                }
+            }
+            let height = match m - i {
+                _ if width <= PANEL => M,
+                // So that no row is computed for nothing, if their number is even.
+                4 | 8 => 4,
+                _ => 6,
+            };
+            let tile = Tile {
+                rows: (m - i).min(height),
+                terms,
+                a: a.data.as_ptr().wrapping_add(i * a.row + from * a.step),
+                a_row: a.row,
+                a_step: a.step,
+                b: right,
+                b_step: right_step,
+                b_panel: right_panel,
+                bias,
+                c: self.c[i * stride + j..].as_mut_ptr(),
+                stride,
+                add: start.add || from > 0,
+                ahead: if a.step == 1 || i == 0 { AHEAD * a.step } else { (2 * height - 1) * a.row },
+                factors: match factors {
+                    Some(factors) if from + terms >= k => factors[i * stride + j..].as_ptr(),
+                    _ => std::ptr::null(),
+                },
+            };
+            // SAFETY: `product` has checked that all rows, terms and columns of the tile are inside the slices.
+            unsafe {
+                match (width, height) {
+                    (WIDTH, _) => tile.run::<V, M, 1>(),
+                    (PANEL, _) => tile.run::<V, M, N>(),
+                    (_, 4) => tile.run::<V, 4, 4>(),
+                    _ => tile.run::<V, 6, 4>(),
+                }
+            }
+            i += height;
         }
     }
 }
@@ -261,6 +298,17 @@ fn prefetch(address: *const f32) {
     // SAFETY: the instruction is part of the base set, and a prefetch from any address only fails to help.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+#[inline(always)]
+fn prefetch_far(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as for `prefetch`.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
@@ -295,11 +343,69 @@ struct Tile {
     c: *mut f32,
     stride: usize,
     add: bool,
+    /// From what is read of A to what is asked for then: of a transposed A, all of whose rows a tile reads, what the tile below
+    /// reads of the same ones.
+    ahead: usize,
     /// Factors of the sums, where C has its entries.
     factors: *const f32,
 }
 
 impl Tile {
+    /// Asks for a piece of what the tile below reads of A, from its term `from` on, and of its C: what is not in the nearest caches
+    /// would be waited for at every tile, whose rows are too short for the machine to guess them.
+    #[inline(always)]
+    fn ask_for_the_next<const M: usize>(&self, from: usize) {
+        if self.a_step == 1 {
+            let a = self.a.wrapping_add(self.rows * self.a_row + from);
+            unrolled!(i < M {
+                prefetch(a.wrapping_add(i * self.a_row));
+            });
+        }
+        // Two rows with every line of A's: all of them before the tile ends.
+        let row = 2 * from / AHEAD;
+        if row < M {
+            let c = self.c.wrapping_add((self.rows + row) * self.stride).cast_const();
+            for line in 0..4 {
+                prefetch(c.wrapping_add(line * WIDTH));
+                prefetch(c.wrapping_add(self.stride + line * WIDTH));
+            }
+        }
+    }
+
+    /// Adds `count` terms to the sums, and moves on in A and B.
+    ///
+    /// # Safety
+    /// A and B must hold them.
+    #[inline(always)]
+    unsafe fn add_terms<V: Simd, const M: usize, const N: usize>(
+        &self,
+        count: usize,
+        ahead: usize,
+        a: &mut *const f32,
+        b: &mut *const f32,
+        a_rows: &[usize; M],
+        sums: &mut [[V; N]; M],
+    ) {
+        for _ in 0..count {
+            prefetch(a.wrapping_add(ahead));
+            let mut right = [V::zero(); N];
+            // SAFETY: the caller's.
+            unsafe {
+                unrolled!(j < N {
+                    right[j] = V::load(&*b.add(j / 2 * self.b_panel + j % 2 * WIDTH).cast());
+                });
+                unrolled!(i < M {
+                    let left = V::splat(*a.add(a_rows[i]));
+                    unrolled!(j < N {
+                        sums[i][j] = sums[i][j].add_mul(left, right[j]);
+                    });
+                });
+            }
+            *a = a.wrapping_add(self.a_step);
+            *b = b.wrapping_add(self.b_step);
+        }
+    }
+
     /// # Safety
     /// A, B, C, and the bias and the factors unless they are null, must hold the tile's rows, terms and columns; 0 < rows <= M.
     #[inline(always)]
@@ -321,20 +427,14 @@ impl Tile {
                 });
             });
             let (mut a, mut b) = (self.a, self.b);
-            for _ in 0..self.terms {
-                prefetch(a.wrapping_add(AHEAD * self.a_step));
-                let mut right = [V::zero(); N];
-                unrolled!(j < N {
-                    right[j] = V::load(&*b.add(j / 2 * self.b_panel + j % 2 * WIDTH).cast());
-                });
-                unrolled!(i < M {
-                    let left = V::splat(*a.add(a_rows[i]));
-                    unrolled!(j < N {
-                        sums[i][j] = sums[i][j].add_mul(left, right[j]);
-                    });
-                });
-                a = a.wrapping_add(self.a_step);
-                b = b.wrapping_add(self.b_step);
+            if N == 4 {
+                for from in (0..self.terms).step_by(AHEAD) {
+                    self.ask_for_the_next::<M>(from);
+                    let count = AHEAD.min(self.terms - from);
+                    self.add_terms(count, self.ahead, &mut a, &mut b, &a_rows, &mut sums);
+                }
+            } else {
+                self.add_terms(self.terms, AHEAD * self.a_step, &mut a, &mut b, &a_rows, &mut sums);
             }
             unrolled!(i < M {
                 if i < self.rows {
@@ -428,6 +528,7 @@ fn rows_of<V: Simd, const M: usize, const N: usize>(
                 c: c[row * stride + j..].as_mut_ptr(),
                 stride,
                 add: false,
+                ahead: AHEAD * a.step,
                 factors: std::ptr::null(),
             };
             // SAFETY: `small` has checked that all rows, terms and columns of the tile are inside the slices.
