@@ -225,6 +225,8 @@ fn muon_steps_as_it_says<C: Architecture>(start: &SequenceModel<C>, hidden: &[Hi
             let g = Cpu::default().tensor_from_vec(g[step].clone(), (len,));
             let gradients = (model.params().leaky_trace() * g).sum().backward();
             optimizer.update(model, &gradients).unwrap();
+            // The tensor that the gradient is looked up by has the new numbers.
+            assert_eq!(model.params().as_vec(), model.values());
         }
         let (after, adams) = (ours.values(), theirs.values());
         // The momentum of the docstrings, Nesterov's: the gradient and the momentum that has it in it.
@@ -466,4 +468,25 @@ fn schedules_have_the_factors_of_their_formulas_at_every_corner() {
     for (warmup, hold, until, floor) in [(11, 10, 20, 0.1), (0, 21, 20, 0.1), (0, 1, 2, -0.1), (0, 1, 2, f64::NAN)] {
         assert!(Schedule::Hold { warmup, hold, until, floor }.check().is_err(), "{warmup} {hold} {until} {floor}");
     }
+}
+
+#[test]
+fn gradients_that_are_lent_and_gradients_that_are_used_up_move_alike() {
+    fn check(mut optimizer: impl Optimizer<Matrix, Cpu, f32> + Stateful + Clone) {
+        let (mut lent, mut used_up, mut other) = (matrix(8), matrix(8), optimizer.clone());
+        for step in 0..3 {
+            let gradients = regression(&lent.0, step);
+            let before = gradients.get(&lent.0).as_vec();
+            optimizer.update(&mut lent, &gradients).unwrap();
+            // Clipped, if at all, in a copy.
+            assert_eq!(gradients.get(&lent.0).as_vec(), before);
+            let gradients = regression(&used_up.0, step);
+            other.step(&mut used_up, gradients).unwrap();
+            assert_eq!(lent.0.as_vec(), used_up.0.as_vec());
+        }
+    }
+    let adam = AdamConfig { rate: 0.05, clip: Clip::Global(0.01), ..AdamConfig::default() };
+    check(Adam::new(adam).unwrap());
+    check(Sgd::new(SgdConfig { rate: 0.01, momentum: 0.9, clip: Clip::Element(0.01) }).unwrap());
+    check(Muon::new(MuonConfig { adam, ..MuonConfig::default() }).unwrap());
 }

@@ -332,7 +332,7 @@ fn equals_its_twin<C: Architecture>(
     assert_gradient(in_tokens, expected.get(&tokens).as_vec(), &what("tokens"));
     let in_params = expected.get(&params).as_vec();
     for gradients in [&fused, &on_tape] {
-        let ours = doubles(gradients.get(model.params()).as_vec());
+        let ours = doubles(gradients.get(&model.params()).as_vec());
         for entry in config.tensors() {
             let of = |all: &[f64]| all[entry.at.clone()].to_vec();
             assert_gradient(of(&ours), of(&in_params), &what(&entry.name));
@@ -403,7 +403,7 @@ fn gradient_in_tokens<C: Architecture>(model: &SequenceModel<C>, s: &Sequences) 
 fn a_batch_is_its_prompts<C: Architecture>(model: &SequenceModel<C>, s: &Sequences) {
     let config = model.config();
     let (loss, gradients) = model.loss_and_gradient(s).unwrap();
-    let gradient = gradients.get(model.params()).as_vec();
+    let gradient = gradients.get(&model.params()).as_vec();
     let states = model.hidden_states(s).unwrap();
     let (mut mean_loss, mut in_tokens, mut predictions) = (0.0, Vec::new(), Vec::new());
     let (mut mean, mut size) = (vec![0.0; gradient.len()], vec![0.0; gradient.len()]);
@@ -411,7 +411,7 @@ fn a_batch_is_its_prompts<C: Architecture>(model: &SequenceModel<C>, s: &Sequenc
         let one = prompt(s, b);
         let (loss, gradients) = model.loss_and_gradient(&one).unwrap();
         mean_loss += loss / s.batch() as f64;
-        for (k, g) in gradients.get(model.params()).as_vec().into_iter().enumerate() {
+        for (k, g) in gradients.get(&model.params()).as_vec().into_iter().enumerate() {
             mean[k] += f64::from(g) / s.batch() as f64;
             size[k] += f64::from(g.abs()) / s.batch() as f64;
         }
@@ -462,7 +462,7 @@ fn a_batch_of_several_chunks_has_the_mean_of_its_prompts_gradients() {
 /// The bits of a loss, a gradient, predictions and hidden states.
 fn bits<C: Architecture>(model: &SequenceModel<C>, s: &Sequences) -> Vec<u32> {
     let (loss, gradients) = model.loss_and_gradient(s).unwrap();
-    let mut all = gradients.get(model.params()).as_vec();
+    let mut all = gradients.get(&model.params()).as_vec();
     all.push(loss as f32);
     all.extend(model.predict(s).unwrap());
     all.extend(model.hidden_states(s).unwrap().concat());

@@ -4,7 +4,7 @@
 //! ```
 //! use incontext::prelude::*;
 //! use incontext::models::{Gpt2, Gpt2Config, Init};
-//! use incontext::train::Optimizer;
+//! use incontext::train::Stateful;
 //!
 //! let task = LinearRegression::new(Covariance::identity(5)?, 10, WeightPrior::Isotropic)?;
 //! let config = Gpt2Config { inputs: 5, layers: 2, ..Gpt2Config::default() }.with_width(32, 4);
@@ -14,7 +14,7 @@
 //!     // x_1, (y_1, 0, …), x_2, …: the prediction of y_t is read at the token of x_t.
 //!     let batch = task.sample(64, step)?.interleaved()?;
 //!     let (loss, gradients) = model.loss_and_gradient(&batch)?;
-//!     adam.update(&mut model, &gradients).map_err(|e| Error::numerical("Adam", e.to_string()))?;
+//!     adam.step(&mut model, gradients)?;
 //!     assert!(loss.is_finite());
 //! }
 //! let test = task.sample(10, 99)?.interleaved()?;

@@ -65,7 +65,8 @@ pub trait Parameters {
     /// none. What is left in their values becomes the tensors' content; what is left in `source` is of no use.
     ///
     /// # Errors
-    /// Those of `update`, after which the model is unchanged; [`Error::Numerical`] if there is no memory for the gradients.
+    /// Those of `update`, which are to come before it changes any values: no copy of them is kept. [`Error::Numerical`] if there
+    /// is no memory for the gradients.
     fn update(
         &mut self,
         source: &mut Gradients<f32, Cpu>,

@@ -1,5 +1,7 @@
 //! Models that turn token sequences into predictions by one fused op: what transformers and LSTMs have in common.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use dfdx::prelude::{Cpu, Gradients, Merge, Tape, TensorFromVec};
 
 use super::{Parameter, Parameters, WithGradient};
@@ -9,14 +11,35 @@ use crate::tasks::Sequences;
 use crate::{Error, Result};
 
 /// A model of the architecture `C`: a transformer ([`super::Gpt2`]) or an LSTM ([`super::Lstm`]).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct SequenceModel<C> {
     config: C,
-    /// All tensors, one after the other.
-    params: Params,
-    /// The same numbers where they can be read and changed in place, which dfdx's tensors do not allow: a copy of all
-    /// parameters takes as long as some layers do.
+    /// All tensors, one after the other, where they can be read and changed in place.
     values: Vec<f32>,
+    /// dfdx's tensor of them.
+    params: Mutex<Shadow>,
+}
+
+/// dfdx's tensor, whose numbers cannot be changed in place: it is brought up to date when it is asked for, since a copy of all
+/// parameters at every step takes as long as some layers do.
+#[derive(Clone, Debug)]
+struct Shadow {
+    tensor: Params,
+    stale: bool,
+}
+
+impl<C: Clone> Clone for SequenceModel<C> {
+    fn clone(&self) -> Self {
+        let params = Mutex::new(self.shadow().clone());
+        SequenceModel { config: self.config.clone(), values: self.values.clone(), params }
+    }
+}
+
+impl<C> SequenceModel<C> {
+    fn shadow(&self) -> MutexGuard<'_, Shadow> {
+        // What panicked elsewhere left a whole tensor.
+        self.params.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<C: Architecture> SequenceModel<C> {
@@ -35,7 +58,7 @@ impl<C: Architecture> SequenceModel<C> {
         let params = Cpu::default()
             .try_tensor_from_vec(values.clone(), (expected,))
             .map_err(|e| Error::numerical("parameters", e.to_string()))?;
-        Ok(SequenceModel { config, params, values })
+        Ok(SequenceModel { config, values, params: Mutex::new(Shadow { tensor: params, stale: false }) })
     }
 
     /// The architecture.
@@ -48,18 +71,14 @@ impl<C: Architecture> SequenceModel<C> {
         self.values.clone()
     }
 
-    /// All parameters on one tensor, whose gradient is that in all of them: for a tape.
-    pub fn params(&self) -> &Params {
-        &self.params
-    }
-
-    /// Makes the tensor's numbers those of `values` after a change that went well, and the reverse after another.
-    fn settle<T>(&mut self, changed: Result<T>) -> Result<T> {
-        match changed {
-            Ok(_) => self.params.copy_from(&self.values),
-            Err(_) => self.params.copy_into(&mut self.values),
+    /// All parameters on one tensor, whose gradient is that in all of them: for a tape. It is the same tensor to dfdx every time,
+    /// with the numbers that the parameters have now.
+    pub fn params(&self) -> Params {
+        let mut shadow = self.shadow();
+        if std::mem::take(&mut shadow.stale) {
+            shadow.tensor.copy_from(&self.values);
         }
-        changed
+        shadow.tensor.clone()
     }
 
     fn entry(&self, name: &str) -> Result<Entry> {
@@ -88,7 +107,8 @@ impl<C: Architecture> SequenceModel<C> {
         }
         all_finite_f32(name, values)?;
         self.values[entry.at].copy_from_slice(values);
-        self.settle(Ok(()))
+        self.shadow().stale = true;
+        Ok(())
     }
 
     fn batch<'a>(&self, sequences: &'a Sequences) -> Result<Batch<'a>> {
@@ -136,7 +156,9 @@ impl<C: Architecture> SequenceModel<C> {
         let weights: Vec<f32> = sequences.weights().iter().map(|w| (w / batch.batch as f64) as f32).collect();
         let objective = Objective::Squares { targets: sequences.targets(), weights: &weights };
         let mut gradients = Gradients::leaky();
-        let into = gradients.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
+        let into = gradients
+            .get_or_alloc_mut(&self.shadow().tensor)
+            .map_err(|e| Error::numerical("gradient", e.to_string()))?;
         let (loss, _) = sequence::differentiate(&self.config, &self.values, batch, objective, into, false)?;
         Ok((loss, gradients))
     }
@@ -161,15 +183,20 @@ impl<C: Architecture> SequenceModel<C> {
 
 impl<C: Architecture> Parameters for SequenceModel<C> {
     fn visit(&mut self, visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()> {
-        let SequenceModel { config, params, values } = self;
-        let visited = config.tensors().into_iter().try_for_each(|Entry { name, shape, at }| {
+        let before = self.params();
+        let values = &mut self.values;
+        let visited = self.config.tensors().into_iter().try_for_each(|Entry { name, shape, at }| {
             let gradient = |gradients: &mut Gradients<f32, Cpu>| {
-                let all = gradients.get_or_alloc_mut(&*params);
+                let all = gradients.get_or_alloc_mut(&before);
                 Ok(all.map_err(|e| Error::numerical("gradient", e.to_string()))?[at.clone()].to_vec())
             };
             visitor(Parameter { name: &name, shape: &shape, values: &mut values[at.clone()], gradient: &gradient })
         });
-        self.settle(visited)
+        match visited {
+            Ok(()) => self.shadow().stale = true,
+            Err(_) => before.copy_into(&mut self.values),
+        }
+        visited
     }
 
     fn update(
@@ -177,8 +204,9 @@ impl<C: Architecture> Parameters for SequenceModel<C> {
         source: &mut Gradients<f32, Cpu>,
         update: &mut dyn FnMut(Vec<WithGradient<'_>>) -> Result<()>,
     ) -> Result<()> {
+        self.shadow().stale = true;
         let gradient =
-            source.get_or_alloc_mut(&self.params).map_err(|e| Error::numerical("gradient", e.to_string()))?;
+            source.get_or_alloc_mut(&self.shadow().tensor).map_err(|e| Error::numerical("gradient", e.to_string()))?;
         let (mut values, mut gradients) = (self.values.as_mut_slice(), gradient.as_mut_slice());
         let entries = self.config.tensors();
         let mut tensors = Vec::with_capacity(entries.len());
@@ -188,7 +216,6 @@ impl<C: Architecture> Parameters for SequenceModel<C> {
             tensors.push(WithGradient { name, shape, values: mine, gradient });
             (values, gradients) = (later, later_gradients);
         }
-        let updated = update(tensors);
-        self.settle(updated)
+        update(tensors)
     }
 }

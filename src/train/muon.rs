@@ -135,23 +135,7 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Muon {
         module: &mut M,
         gradients: &Gradients<f32, Cpu>,
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
-        let updated = module.update(&mut gradients.clone(), &mut |mut tensors| {
-            clip(self.config.adam.clip, &mut tensors);
-            for moments in [&mut self.first, &mut self.second] {
-                fit(moments, &tensors)?;
-            }
-            self.steps += 1;
-            let moments = self.first.iter_mut().zip(&mut self.second);
-            for (tensor, (first, second)) in tensors.into_iter().zip(moments) {
-                let step = self.config.adam.step(self.steps, self.factor);
-                match matrices(tensor.name, tensor.shape) {
-                    None => update(step, tensor.values, tensor.gradient, first, second),
-                    Some(matrices) => self.config.step(self.factor, tensor, &matrices, first),
-                }
-            }
-            Ok(())
-        });
-        updated.map_err(device_error)
+        self.step(module, gradients.clone()).map_err(device_error)
     }
 }
 
@@ -180,6 +164,25 @@ impl MuonConfig {
 }
 
 impl Stateful for Muon {
+    fn step<M: Parameters>(&mut self, model: &mut M, mut gradients: Gradients<f32, Cpu>) -> Result<()> {
+        model.update(&mut gradients, &mut |mut tensors| {
+            for moments in [&mut self.first, &mut self.second] {
+                fit(moments, &tensors)?;
+            }
+            clip(self.config.adam.clip, &mut tensors);
+            self.steps += 1;
+            let moments = self.first.iter_mut().zip(&mut self.second);
+            for (tensor, (first, second)) in tensors.into_iter().zip(moments) {
+                let step = self.config.adam.step(self.steps, self.factor);
+                match matrices(tensor.name, tensor.shape) {
+                    None => update(step, tensor.values, tensor.gradient, first, second),
+                    Some(matrices) => self.config.step(self.factor, tensor, &matrices, first),
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn set_rate_factor(&mut self, factor: f64) {
         self.factor = factor;
     }

@@ -80,6 +80,14 @@ fn scale(part: &mut [f32], factor: f32) {
 
 /// An optimiser whose state can be saved and restored bit for bit.
 pub trait Stateful {
+    /// One step with these gradients, which it uses up.
+    ///
+    /// dfdx's [`Optimizer::update`] is the same with gradients that are lent: it takes a copy, since dfdx shows gradients only where
+    /// they may be changed.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a model with other tensors than those of the steps before; it is then unchanged.
+    fn step<M: Parameters>(&mut self, model: &mut M, gradients: Gradients<f32, Cpu>) -> Result<()>;
     /// The base learning rate times `factor` from the next step on.
     fn set_rate_factor(&mut self, factor: f64);
     /// The learning rate of the next step.
@@ -169,8 +177,13 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Adam {
         module: &mut M,
         gradients: &Gradients<f32, Cpu>,
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
-        // A clone, since dfdx lends gradients to be read only where they may be changed.
-        let updated = module.update(&mut gradients.clone(), &mut |mut tensors| {
+        self.step(module, gradients.clone()).map_err(device_error)
+    }
+}
+
+impl Stateful for Adam {
+    fn step<M: Parameters>(&mut self, model: &mut M, mut gradients: Gradients<f32, Cpu>) -> Result<()> {
+        model.update(&mut gradients, &mut |mut tensors| {
             for moments in [&mut self.first, &mut self.second] {
                 fit(moments, &tensors)?;
             }
@@ -184,12 +197,9 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Adam {
                 tensors.for_each(|(t, (first, second))| update(step, t.values, t.gradient, first, second));
             });
             Ok(())
-        });
-        updated.map_err(device_error)
+        })
     }
-}
 
-impl Stateful for Adam {
     fn set_rate_factor(&mut self, factor: f64) {
         self.factor = factor;
     }
@@ -254,9 +264,15 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Sgd {
         module: &mut M,
         gradients: &Gradients<f32, Cpu>,
     ) -> std::result::Result<(), OptimizerUpdateError<CpuError>> {
-        let updated = module.update(&mut gradients.clone(), &mut |mut tensors| {
-            clip(self.config.clip, &mut tensors);
+        self.step(module, gradients.clone()).map_err(device_error)
+    }
+}
+
+impl Stateful for Sgd {
+    fn step<M: Parameters>(&mut self, model: &mut M, mut gradients: Gradients<f32, Cpu>) -> Result<()> {
+        model.update(&mut gradients, &mut |mut tensors| {
             fit(&mut self.velocity, &tensors)?;
+            clip(self.config.clip, &mut tensors);
             let (rate, momentum) = ((self.config.rate * self.factor) as f32, self.config.momentum as f32);
             for (tensor, velocity) in tensors.iter_mut().zip(&mut self.velocity) {
                 for ((p, g), v) in tensor.values.iter_mut().zip(&*tensor.gradient).zip(velocity) {
@@ -265,12 +281,9 @@ impl<M: Parameters> Optimizer<M, Cpu, f32> for Sgd {
                 }
             }
             Ok(())
-        });
-        updated.map_err(device_error)
+        })
     }
-}
 
-impl Stateful for Sgd {
     fn set_rate_factor(&mut self, factor: f64) {
         self.factor = factor;
     }

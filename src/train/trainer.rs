@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use dfdx::optim::Optimizer;
 use dfdx::prelude::{Cpu, Gradients};
 
 use super::checkpoint::{Array, Checkpoint};
@@ -155,11 +154,12 @@ impl Trainer<'_> {
     /// loss diverges, to what is not finite or to a hundred million times the first, or a parameter is no finite number, naming the
     /// step and the learning rate; the last saved state, whose loss was sound, is kept. [`Error::File`] and
     /// [`Error::Corrupt`] for a state that cannot be written or read; whatever the problem gives.
-    pub fn run<P, O>(&self, problem: &mut P, optimizer: &mut O) -> Result<History>
-    where
-        P: Problem,
-        O: Optimizer<P::Model, Cpu, f32> + Stateful,
-    {
+    pub fn run<P: Problem + Send, O: Stateful + Send>(&self, problem: &mut P, optimizer: &mut O) -> Result<History> {
+        // All inside the thread pool: from outside, every step would wake a thread and wait for it.
+        rayon::scope(|_| self.train(problem, optimizer))
+    }
+
+    fn train<P: Problem, O: Stateful>(&self, problem: &mut P, optimizer: &mut O) -> Result<History> {
         if self.steps == 0 {
             return Err(Error::invalid(format!("steps of {}", self.task), 0, "at least 1"));
         }
@@ -206,9 +206,7 @@ impl Trainer<'_> {
                 let state = format!("{} at step {step} of {}, {kept}", self.task, self.steps);
                 return Err(Error::Interrupted { state });
             }
-            optimizer
-                .update(problem.model(), &gradients)
-                .map_err(|e| Error::numerical(format!("training of {}", self.task), e.to_string()))?;
+            optimizer.step(problem.model(), gradients)?;
             step += 1;
             if shown.elapsed() > Duration::from_millis(100) || step == self.steps {
                 shown = Instant::now();

@@ -14,7 +14,7 @@ SETUP = [
     ':dep incontext = { path = ".." }\n'
     "use incontext::prelude::*;\n"
     "use incontext::models::{Gpt2, Gpt2Config, Init};\n"
-    "use incontext::train::{Adam, AdamConfig, Clip, Optimizer};",
+    "use incontext::train::{Adam, AdamConfig, Clip, Stateful};",
     "let task = LinearRegression::new(Covariance::identity(5)?, 10, WeightPrior::Isotropic)?;\n"
     "let config = Gpt2Config { inputs: 5, layers: 8, ..Gpt2Config::default() }.with_width(64, 4);\n"
     "let mut model = Gpt2::init(config, Init::FanIn, 0)?;\n"
@@ -29,7 +29,7 @@ while steps.is_empty() || start.elapsed().as_secs_f64() < %f {
     seed += 1;
     let sequences = task.sample(64, seed)?.interleaved()?;
     let (_, gradients) = model.loss_and_gradient(&sequences)?;
-    adam.update(&mut model, &gradients).map_err(|error| Error::numerical("Adam", error.to_string()))?;
+    adam.step(&mut model, gradients)?;
     steps.push(1e3 * begin.elapsed().as_secs_f64());
 }
 steps.sort_by(f64::total_cmp);

@@ -9,7 +9,7 @@ use incontext::experiments::fgd::recipes::{double, exact, kernel};
 use incontext::models::KernelTransformer;
 use incontext::ops::kernel_prompts::{KernelPrompts, Labels};
 use incontext::ops::kernel_transformer::{Activation, ValueBlock};
-use incontext::train::{Adam, Optimizer};
+use incontext::train::{Adam, Stateful};
 use serde_json::json;
 
 use super::peer::{Peer, same_losses};
@@ -18,7 +18,7 @@ use super::{Row, median, show};
 use crate::bars::Step;
 use crate::house::House;
 use crate::setup::peers;
-use crate::trouble::{Outcome, Trouble};
+use crate::trouble::Outcome;
 
 /// Against what, how often, and how to show it.
 #[derive(Args, Debug)]
@@ -70,7 +70,7 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
         for run in 0..u64::from(options.runs) {
             ours.push(repeated(|| {
                 let (_, gradients) = model.loss_and_gradient(&prompts)?;
-                adam.update(&mut model, &gradients).map_err(|error| Trouble::new(format!("Adam: {error}")))
+                Ok(adam.step(&mut model, gradients)?)
             })?);
             draws.push(repeated(|| {
                 drop(task.prompts::<f32>(batch, Labels::Covariance, run)?);
@@ -127,7 +127,7 @@ fn agreement(
     let mut ours = Vec::new();
     for _ in 0..CHECK_STEPS {
         let (loss, gradients) = model.loss_and_gradient(prompts)?;
-        adam.update(&mut model, &gradients).map_err(|error| Trouble::new(format!("Adam: {error}")))?;
+        adam.step(&mut model, gradients)?;
         ours.push(loss);
     }
     same_losses(&answer, &ours, TOLERANCE)

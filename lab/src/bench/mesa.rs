@@ -6,7 +6,7 @@ use clap::Args;
 use incontext::experiments::mesa::recipes::{self, Protocol};
 use incontext::models::SequenceTransformer;
 use incontext::tasks::Trajectories;
-use incontext::train::{Adam, AdamConfig, Optimizer};
+use incontext::train::{Adam, AdamConfig, Stateful};
 use serde_json::json;
 
 use super::peer::{Peer, same_losses};
@@ -15,7 +15,7 @@ use super::{Row, median, show};
 use crate::bars::Step;
 use crate::house::House;
 use crate::setup::peers;
-use crate::trouble::{Outcome, Trouble};
+use crate::trouble::Outcome;
 
 /// Against what, how often, and how to show it.
 #[derive(Args, Debug)]
@@ -63,7 +63,7 @@ pub fn run(house: &House, options: &Options) -> Outcome<u8> {
         for _ in 0..options.runs {
             ours.push(repeated(|| {
                 let (_, gradients) = model.loss_and_gradient(&inputs, &targets, None)?;
-                adam.update(&mut model, &gradients).map_err(|error| Trouble::new(format!("Adam: {error}")))
+                Ok(adam.step(&mut model, gradients)?)
             })?);
             if let Some(peer) = &mut peer {
                 for (layer, times) in [("recursion", &mut recursion), ("solve", &mut solve)] {
@@ -122,7 +122,7 @@ fn agreement(peer: &mut Peer, protocol: &Protocol, model: &SequenceTransformer, 
     let mut ours = Vec::new();
     for _ in 0..CHECK_STEPS {
         let (loss, gradients) = model.loss_and_gradient(&inputs, &targets, None)?;
-        adam.update(&mut model, &gradients).map_err(|error| Trouble::new(format!("Adam: {error}")))?;
+        adam.step(&mut model, gradients)?;
         ours.push(loss);
     }
     same_losses(&answer, &ours, TOLERANCE)

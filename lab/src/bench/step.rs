@@ -13,7 +13,7 @@ use incontext::experiments::pgd::recipes::{Protocol, transform};
 use incontext::models::{LinearTransformer, Parametrisation};
 use incontext::ops::moments::Moments;
 use incontext::tasks::{Covariance, LinearRegression, WeightPrior};
-use incontext::train::{Adam, Optimizer};
+use incontext::train::{Adam, Stateful};
 use serde_json::json;
 
 use super::floor::{Machine, peak_mb};
@@ -22,7 +22,7 @@ use super::{Row, median, show};
 use crate::bars::Step;
 use crate::house::House;
 use crate::setup::peers;
-use crate::trouble::{Outcome, Trouble};
+use crate::trouble::Outcome;
 
 /// Against what, how often, and how to show it.
 #[derive(Args, Debug)]
@@ -122,7 +122,7 @@ impl Training {
     /// One training step; the loss before it.
     fn step(&mut self) -> Outcome<f64> {
         let (loss, gradients) = self.model.loss_and_gradient(&self.moments)?;
-        self.adam.update(&mut self.model, &gradients).map_err(|error| Trouble::new(format!("Adam: {error}")))?;
+        self.adam.step(&mut self.model, gradients)?;
         Ok(loss)
     }
 }
