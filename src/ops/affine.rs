@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::gemm::{Left, Right, Start, column_sums, gemm, gemm_times, pack, pack_transposed, packed_len, transpose};
-use super::sequence::Buffer;
+use super::memory::Buffer;
 use super::simd::WIDTH;
 
 /// Places of an affine layer's tensors in the parameters; empty if there is none.
@@ -110,6 +110,11 @@ impl Affine {
         !self.at.weight.is_empty() && !self.transposed
     }
 
+    /// Whether the tensor is the transpose of W, with no columns that fill up.
+    fn is_transpose(&self, tensor: &[f32]) -> bool {
+        self.transposed && tensor.len() == self.rows * self.columns
+    }
+
     /// Floats of the prepared weights.
     pub fn prepared_len(&self) -> usize {
         self.forward.len() + self.backward.len() + self.bias.len()
@@ -150,6 +155,11 @@ impl Affine {
                 bias[here..][..len].copy_from_slice(&params[self.at.bias.start + there..][..len]);
             }
         }
+        let tensor = &params[self.at.weight.clone()];
+        if self.before == Before::Nothing && self.is_transpose(tensor) {
+            pack_transposed(self.inputs, self.columns, tensor, forward);
+            return pack(self.columns, self.inputs, tensor, backward);
+        }
         let mut matrix = self.matrix(params);
         let (before, constant) = (&params[self.at_before.weight.clone()], &params[self.at_before.bias.clone()]);
         for (row, constant) in matrix.as_ref().chunks_exact(self.columns).zip(constant) {
@@ -178,6 +188,7 @@ impl Affine {
     }
 
     /// y (+)= x W + b for `m` rows.
+    #[inline(always)]
     pub fn forward(&self, w: &[f32], m: usize, x: (&[f32], usize), y: (&mut [f32], usize), add: bool) {
         let a = Left { data: x.0, row: x.1, step: 1 };
         let start = Start { bias: Some(&w[self.bias.clone()]), add };
@@ -199,6 +210,9 @@ impl Affine {
     }
 
     /// dx = dy Wᵀ for `m` rows.
+    // Not a call: slices that are handed over in pairs are read before they are written to the end, which waits for all stores
+    // before them.
+    #[inline(always)]
     pub fn backward(&self, w: &[f32], m: usize, dy: (&[f32], usize), dx: (&mut [f32], usize)) {
         let a = Left { data: dy.0, row: dy.1, step: 1 };
         let b = Right::packed(&w[self.backward.clone()], self.columns, self.inputs);
@@ -206,6 +220,7 @@ impl Affine {
     }
 
     /// dx = (dy Wᵀ) ∘ slopes for `m` rows: through what made x, too.
+    #[inline(always)]
     pub fn backward_times(&self, w: &[f32], m: usize, dy: (&[f32], usize), slopes: &[f32], dx: (&mut [f32], usize)) {
         let a = Left { data: dy.0, row: dy.1, step: 1 };
         let b = Right::packed(&w[self.backward.clone()], self.columns, self.inputs);
@@ -277,6 +292,8 @@ impl Affine {
         };
         if self.rows_in_place() {
             in_weight.chunks_exact_mut(columns).enumerate().for_each(|(i, to)| row_of_w(i, to));
+        } else if self.before == Before::Nothing && self.is_transpose(in_weight) {
+            transpose([columns, self.rows], g, stride, in_weight, self.rows);
         } else if !in_weight.is_empty() {
             let mut gradient = Buffer::take(self.rows * columns);
             gradient.as_mut().chunks_exact_mut(columns).enumerate().for_each(|(i, to)| row_of_w(i, to));

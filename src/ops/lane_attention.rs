@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::attention::{Heads, Weights};
-use super::lane_products::{ABOVE, Extent, Part, Queries, View, product};
+use super::lane_products::{ABOVE, Extent, Part, Queries, Soon, View, product};
 use super::lanes::{LANES, Lanes};
 use super::simd::{Job, Simd, WIDTH, dispatch};
 
@@ -82,6 +82,7 @@ impl LaneHeads<'_> {
             (a, rows),
             (b, rows),
             (out, View::new(0, self.0.tokens, 1)),
+            Soon::nothing(),
         );
     }
 
@@ -100,6 +101,7 @@ impl LaneHeads<'_> {
             (w, of_weights),
             (b, View::new(0, 1, self.0.key)),
             (out, View::new(0, self.0.key, 1)),
+            Soon::nothing(),
         );
     }
 

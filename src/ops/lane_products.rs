@@ -6,7 +6,8 @@
 // An index of a block is one of several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
-use super::lanes::{Kernel, LANES, Lanes, Portable, Real, Vector, dispatch};
+use super::lanes::{Kernel, LANES, Lanes, Portable, Real, Vector, dispatch, prefetch};
+use super::memory::Plain;
 
 /// Where a factor's entries are: entry (i, c) at `at + i row + c inner`.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +69,9 @@ impl Queries {
 /// Rows of a block of all columns, where they divide all: heads have ten or twenty channels.
 const TALL: usize = 5;
 
+/// Rows and columns of the largest square blocks.
+const SIDE: usize = 4;
+
 /// Rows that the largest block of rows has beside its first one, where not all columns are needed.
 pub(super) const ABOVE: usize = 3;
 
@@ -120,8 +124,8 @@ impl<T: Real> Entries<T> for Shared<'_, T> {
     }
 }
 
-/// `C = scale L Rᵀ`, or `C += scale L Rᵀ` if `ADD`; entry (i, j) of C at `place.at + i place.row + j place.inner`.
-#[allow(clippy::too_many_arguments)]
+/// `C = scale L Rᵀ`, or `C += scale L Rᵀ` if `ADD`; entry (i, j) of C at `place.at + i place.row + j place.inner`. What is `ahead`
+/// is brought into the second cache meanwhile: what comes from further away is waited for otherwise.
 pub(super) fn product<T: OnLanes, L: Entries<T> + ?Sized, const ADD: bool>(
     extent: Extent,
     part: Part,
@@ -129,23 +133,88 @@ pub(super) fn product<T: OnLanes, L: Entries<T> + ?Sized, const ADD: bool>(
     (left, l): (&L, View),
     (right, r): (&[Lanes<T>], View),
     (out, place): (&mut [Lanes<T>], View),
+    ahead: Soon<'_, T>,
 ) {
     if check(extent, left, l, right, r) {
         assert!(place.last(extent.rows, extent.columns) < out.len(), "a product outside its result");
-        T::on_lanes(Multiply::<T, L, ADD> { extent, part, scale, left, l, right, r, out, place });
+        let ahead = Ahead::new(ahead, extent, part);
+        T::on_lanes(Multiply::<T, L, ADD> { extent, part, scale, left, l, right, r, out, place, ahead });
     }
 }
 
-/// `C += Σ over the lanes of L Rᵀ`: gradients of what the lanes share.
+/// Entries that are needed soon: rows, of which the first `used` entries count, and of each one `more` than of that before.
+#[derive(Clone, Copy)]
+pub(super) struct Soon<'a, T> {
+    entries: &'a [Lanes<T>],
+    row: usize,
+    used: usize,
+    more: usize,
+}
+
+impl<'a, T> Soon<'a, T> {
+    /// All of these.
+    pub fn all(entries: &'a [Lanes<T>]) -> Self {
+        Soon { entries, row: entries.len().max(1), used: entries.len(), more: 0 }
+    }
+
+    /// Nothing.
+    pub fn nothing() -> Self {
+        Soon::all(&[])
+    }
+
+    /// Of a matrix `[queries, tokens]` the tokens that the queries see.
+    pub fn seen(entries: &'a [Lanes<T>], queries: Queries, tokens: usize) -> Self {
+        Soon { entries, row: tokens.max(1), used: queries.seen(0), more: queries.step }
+    }
+}
+
+/// What is asked for while a product is made, a few entries with each of its blocks: all at once, they would be waited for.
+struct Ahead<'a, T> {
+    soon: Soon<'a, T>,
+    /// Entries with a block.
+    each: usize,
+    at: usize,
+    end: usize,
+}
+
+impl<'a, T> Ahead<'a, T> {
+    fn new(soon: Soon<'a, T>, extent: Extent, part: Part) -> Self {
+        let blocks = (extent.rows / SIDE).max(1) * (extent.columns / SIDE).max(1);
+        let blocks = if matches!(part, Part::Lower(_)) { blocks.div_ceil(2) } else { blocks };
+        let rows = soon.entries.len() / soon.row;
+        let all = rows * soon.used + rows * rows.saturating_sub(1) / 2 * soon.more;
+        let end = soon.used;
+        Ahead { soon, each: all.div_ceil(blocks), at: 0, end }
+    }
+
+    #[inline(always)]
+    fn ask(&mut self) {
+        let mut left = self.each;
+        while left > 0 && self.at < self.soon.entries.len() {
+            let count = left.min(self.end - self.at);
+            prefetch(&self.soon.entries[self.at..self.at + count]);
+            (self.at, left) = (self.at + count, left - count);
+            if self.at == self.end {
+                let row = self.at / self.soon.row + 1;
+                self.at = row * self.soon.row;
+                self.end = (self.at + self.soon.used + row * self.soon.more).min(self.soon.entries.len());
+            }
+        }
+    }
+}
+
+/// `C += Σ over the lanes of L Rᵀ`: gradients of what the lanes share. What is `ahead`: as in [`product`].
 pub(super) fn reduced_product<T: OnLanes>(
     extent: Extent,
     (left, l): (&[Lanes<T>], View),
     (right, r): (&[Lanes<T>], View),
     (out, place): (&mut [T], View),
+    ahead: Soon<'_, T>,
 ) {
     if check(extent, left, l, right, r) {
         assert!(place.last(extent.rows, extent.columns) < out.len(), "a product outside its result");
-        T::on_lanes(Reduce { extent, left, l, right, r, out, place });
+        let ahead = Ahead::new(ahead, extent, Part::All);
+        T::on_lanes(Reduce { extent, left, l, right, r, out, place, ahead });
     }
 }
 
@@ -161,7 +230,7 @@ fn check<T: Real, L: Entries<T> + ?Sized>(e: Extent, left: &L, l: View, right: &
 
 /// The scalars for which the ops on sequences are compiled: `f32` on the machine's best instruction set, `f64`, the twin
 /// that tests compare with, on the portable one.
-pub trait OnLanes: Real + std::ops::Neg<Output = Self> {
+pub trait OnLanes: Real + Plain + std::ops::Neg<Output = Self> {
     #[doc(hidden)]
     fn on_lanes<K: Kernel<Self>>(kernel: K) -> K::Output;
     #[doc(hidden)]
@@ -210,6 +279,7 @@ struct Multiply<'a, T, L: ?Sized, const ADD: bool> {
     r: View,
     out: &'a mut [Lanes<T>],
     place: View,
+    ahead: Ahead<'a, T>,
 }
 
 /// `M x N` entries of a product, in registers.
@@ -270,7 +340,7 @@ impl<const N: usize> Iterator for Blocks<N> {
 macro_rules! with_blocks {
     ($V:ident, $self:ident, $run:ident) => {
         if $V::ROOM >= 32 {
-            $self.$run::<$V, 4>()
+            $self.$run::<$V, SIDE>()
         } else if $V::ROOM >= 8 {
             $self.$run::<$V, 2>()
         } else {
@@ -353,6 +423,7 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
 
     #[inline(always)]
     fn cell<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize, j: usize, from: usize, to: usize) {
+        self.ahead.ask();
         // SAFETY: `check` has found the views inside, and the block lies inside the extent.
         let sum: [[V; N]; M] = unsafe { block((i, j), (from, to), (self.left, self.l), (self.right, self.r)) };
         let scale = V::splat(self.scale);
@@ -374,7 +445,7 @@ impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Kernel<T> for Multiply<'_
     fn run<V: Vector<T>>(mut self) {
         if L::COLUMNS_FIRST && self.part == Part::All && V::ROOM >= 32 && self.extent.rows.is_multiple_of(TALL) {
             // Fewer loads a multiply-add than in square blocks.
-            self.blocks_of_columns::<V, TALL, 4>();
+            self.blocks_of_columns::<V, TALL, SIDE>();
         } else if L::COLUMNS_FIRST && self.part == Part::All {
             with_blocks!(V, self, columns_first)
         } else {
@@ -391,19 +462,25 @@ struct Reduce<'a, T> {
     r: View,
     out: &'a mut [T],
     place: View,
+    ahead: Ahead<'a, T>,
 }
 
 impl<T: Real> Reduce<'_, T> {
-    /// Blocks of N x N at most: sixteen sums over the lanes at a time.
+    /// Blocks of N x N at most: sixteen sums over the lanes at a time. Two blocks of rows pass by a block of columns together, as in
+    /// [`Multiply::rows_first`].
     #[inline(always)]
     fn blocks<V: Vector<T>, const N: usize>(&mut self) {
-        for (i, m) in Blocks::<N>::of(self.extent.rows) {
+        let mut rows = Blocks::<N>::of(self.extent.rows);
+        while let Some(first) = rows.next() {
+            let pair = [Some(first), rows.next()];
             for (j, n) in Blocks::<N>::of(self.extent.columns) {
-                match (m == N, n == N) {
-                    (true, true) => self.cell::<V, N, N>(i, j),
-                    (false, true) => self.cell::<V, 1, N>(i, j),
-                    (true, false) => self.cell::<V, N, 1>(i, j),
-                    (false, false) => self.cell::<V, 1, 1>(i, j),
+                for (i, m) in pair.into_iter().flatten() {
+                    match (m == N, n == N) {
+                        (true, true) => self.cell::<V, N, N>(i, j),
+                        (false, true) => self.cell::<V, 1, N>(i, j),
+                        (true, false) => self.cell::<V, N, 1>(i, j),
+                        (false, false) => self.cell::<V, 1, 1>(i, j),
+                    }
                 }
             }
         }
@@ -411,6 +488,7 @@ impl<T: Real> Reduce<'_, T> {
 
     #[inline(always)]
     fn cell<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize, j: usize) {
+        self.ahead.ask();
         let all = (0, self.extent.inner);
         // SAFETY: `check` has found the views inside, and the block lies inside the extent.
         let sum: [[V; N]; M] = unsafe { block((i, j), all, (self.left, self.l), (self.right, self.r)) };

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::affine::{Affine, Places, Sizes, stride};
 use super::attention::MARGIN;
-use super::sequence::{Architecture, Arena, Entry, Network, Pass};
+use super::memory::Arena;
+use super::sequence::{Architecture, Entry, Network, Pass};
 use super::simd::{Job, Simd, WIDTH, dispatch, vectors, vectors_mut};
 use crate::error::array_len;
 use crate::{Error, Result};
@@ -384,13 +385,14 @@ impl Pass for Run<'_> {
 
 #[inline(always)]
 fn sigmoid<V: Simd>(x: V) -> V {
-    V::splat(1.0).add(V::zero().sub(x).exp()).inverse()
+    V::splat(1.0).add(V::splat(-1.0).mul(x).exp()).inverse()
 }
 
 #[inline(always)]
 fn tanh<V: Simd>(x: V) -> V {
-    let two = V::splat(2.0);
-    two.mul(sigmoid(two.mul(x))).sub(V::splat(1.0))
+    // 2 σ(2x) - 1.
+    let sigma = V::splat(1.0).add(V::splat(-2.0).mul(x).exp()).inverse();
+    V::splat(-1.0).add_mul(V::splat(2.0), sigma)
 }
 
 /// The four gates of a row, `count` vectors each.

@@ -16,7 +16,7 @@
 //! so the forward recursion runs once more, and nothing is inverted backwards in time. Both passes are linear in the
 //! number of tokens and keep a K x K matrix or two, sixteen sequences side by side.
 
-use super::lane_products::{Extent, OnLanes, Part, View, product};
+use super::lane_products::{Extent, OnLanes, Part, Soon, View, product};
 use super::lanes::{LANES, Lanes};
 
 /// A head: its queries and keys are `[tokens, key]`, its values and outputs `[tokens, value]`. Values have at most the
@@ -113,7 +113,7 @@ pub(super) fn times<T: OnLanes>(
         if transposed { (View::new(0, 1, columns), columns, rows) } else { (View::new(0, columns, 1), rows, columns) };
     let extent = Extent { rows, columns: 1, inner };
     let x = (x.0, View::new(x.1.at, 0, x.1.row));
-    product::<T, _, false>(extent, Part::All, T::of(1.0), (m, view), x, (out, place));
+    product::<T, _, false>(extent, Part::All, T::of(1.0), (m, view), x, (out, place), Soon::nothing());
 }
 
 /// `m += a x yᵀ` for a matrix of so many rows and columns.
@@ -125,7 +125,7 @@ pub(super) fn add_outer<T: OnLanes>(
     m: &mut [Lanes<T>],
 ) {
     let extent = Extent { rows, columns, inner: 1 };
-    product::<T, _, true>(extent, Part::All, a, x, y, (m, View::new(0, columns, 1)));
+    product::<T, _, true>(extent, Part::All, a, x, y, (m, View::new(0, columns, 1)), Soon::nothing());
 }
 
 fn scale<T: OnLanes>(m: &mut [Lanes<T>], by: T) {

@@ -5,14 +5,13 @@
 //! and the parts' gradients are added in order.
 
 use std::ops::Range;
-use std::sync::Mutex;
 
 use dfdx::prelude::{Cpu, CpuError, HasShape, Merge, NoneTape, PutTape, SplitTape, Tape, Tensor, TensorFromVec};
 use rayon::prelude::*;
 
 use super::affine::{Affine, Sizes, stride};
-use super::attention::MARGIN;
 use super::contiguous;
+use super::memory::Buffer;
 use super::simd::{Job, Simd, WIDTH, dispatch};
 use crate::error::array_len;
 use crate::{Error, Result};
@@ -105,83 +104,6 @@ fn prepare(network: &dyn Network, params: &[f32]) -> Buffer {
     work.into_par_iter().for_each(|(affine, out)| affine.prepare(params, out));
     network.prepare_rest(params, rest);
     prepared
-}
-
-/// Memory that is kept from step to step: asking the system for it anew costs as much as some layers do.
-pub(crate) struct Buffer {
-    memory: Vec<f32>,
-    at: Range<usize>,
-}
-
-/// Asks the system for huge pages for memory that has not been touched; it is as good without.
-fn in_huge_pages(memory: &mut [f32]) {
-    #[cfg(target_os = "linux")]
-    {
-        use std::ffi::{c_int, c_void};
-        unsafe extern "C" {
-            fn madvise(start: *mut c_void, length: usize, advice: c_int) -> c_int;
-        }
-        const MADV_HUGEPAGE: c_int = 14;
-        // SAFETY: the function is the C library's, which is linked; the advice changes nothing that a program sees.
-        let _ = unsafe { madvise(memory.as_mut_ptr().cast(), size_of_val(memory), MADV_HUGEPAGE) };
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = memory;
-}
-
-static POOL: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
-
-/// Floats of a huge page, of which a processor finds the place as fast as that of a page of a thousandth.
-const HUGE: usize = (2 << 20) / size_of::<f32>();
-
-impl Buffer {
-    /// `len` floats with whatever they hold, at an address that is a multiple of 64 bytes.
-    pub fn take(len: usize) -> Buffer {
-        let (align, size) = if 2 * len >= HUGE { (HUGE, len.next_multiple_of(HUGE)) } else { (WIDTH, len) };
-        let kept = POOL.lock().ok().and_then(|mut pool| {
-            let best = (0..pool.len()).filter(|&i| pool[i].len() >= size + align).min_by_key(|&i| pool[i].len());
-            best.or_else(|| (0..pool.len()).max_by_key(|&i| pool[i].len())).map(|i| pool.swap_remove(i))
-        });
-        let mut memory = kept.unwrap_or_default();
-        let fresh = memory.len() < size + align;
-        if fresh {
-            // What it held is not needed: freed first, so that the two never exist together.
-            drop(std::mem::take(&mut memory));
-            memory = vec![0.0; size + align];
-        }
-        let offset = memory.as_ptr().align_offset(align * size_of::<f32>()).min(align);
-        if fresh && align == HUGE {
-            in_huge_pages(&mut memory[offset..offset + size]);
-        }
-        Buffer { memory, at: offset..offset + len }
-    }
-
-    pub fn as_ref(&self) -> &[f32] {
-        &self.memory[self.at.clone()]
-    }
-
-    pub fn as_mut(&mut self) -> &mut [f32] {
-        &mut self.memory[self.at.clone()]
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if let Ok(mut pool) = POOL.lock() {
-            pool.push(std::mem::take(&mut self.memory));
-        }
-    }
-}
-
-/// Hands out pieces of a buffer, each with a margin that may be read.
-pub(super) struct Arena<'a>(pub &'a mut [f32]);
-
-impl<'a> Arena<'a> {
-    pub fn take(&mut self, len: usize) -> &'a mut [f32] {
-        let (piece, rest) = std::mem::take(&mut self.0).split_at_mut(len.next_multiple_of(WIDTH) + MARGIN);
-        self.0 = rest;
-        piece
-    }
 }
 
 /// Parts of a batch, each the work of one thread at a time: enough for a few threads, few enough to keep a gradient for

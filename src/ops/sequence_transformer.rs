@@ -12,8 +12,9 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::delta_rule;
-use super::lane_products::{ABOVE, Extent, OnLanes, Part, Queries, Shared, View, product, reduced_product};
-use super::lanes::{Kernel, LANES, Lanes, Vector, exp, prefetch};
+use super::lane_products::{ABOVE, Extent, OnLanes, Part, Queries, Shared, Soon, View, product, reduced_product};
+use super::lanes::{Kernel, LANES, Lanes, Vector, exp};
+use super::memory::{Buffer, Piece, Pieces};
 use super::mesa_layer::{self, Head, Workspace};
 use crate::error::array_len;
 use crate::{Error, Result};
@@ -375,7 +376,7 @@ pub fn residuals<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBa
         .map(|tile| {
             let mut pass = Pass::new(a, tokens.tokens, (Rows::all(tokens.tokens), a.width));
             pass.forward(parameters, tile);
-            pass.x
+            pass.x.iter().map(|x| x.to_vec()).collect()
         })
         .collect();
     let [batch, length, _] = tokens.shape();
@@ -411,7 +412,7 @@ pub fn attention<T: OnLanes>(
         for (h, (sum, squares)) in sums.iter_mut().enumerate() {
             let [q, k, ..] = pass.layers[layer].head(wanted, h, [n; 2]);
             for causal in Causal::blocks(Rows::all(n)) {
-                weights(&causal, wanted, &q[causal.place(wanted.key)], k, &mut pass.scores);
+                weights(&causal, wanted, &q[causal.place(wanted.key)], k, &mut pass.scores, Soon::nothing());
                 for i in 0..causal.count {
                     let row = (causal.queries.first + i) * n;
                     for (t, lanes) in pass.scores[causal.row(i)].iter().enumerate() {
@@ -612,7 +613,7 @@ fn pull<T: OnLanes>(
         None => (0..count).map(|_| None).collect(),
     };
     // A piece a tile, added up in the order of the tiles: the result does not depend on the number of threads.
-    let pieces: Vec<(f64, Vec<T>)> = into
+    let pieces: Vec<(f64, Buffer<T>)> = into
         .into_par_iter()
         .zip(tokens.tiles.par_chunks(tokens.tile()))
         .zip(targets.tiles.par_chunks(targets.tile()))
@@ -623,8 +624,8 @@ fn pull<T: OnLanes>(
             pass.forward(parameters, tile);
             let mut e = vec![Lanes::zero(); pass.prediction.len()];
             let value = loss(LANES.min(batch - i * LANES), &pass.prediction, target, &mut e);
-            let mut sum = vec![T::default(); parameters.len()];
-            pass.backward(parameters, tile, &e, &mut sum, into);
+            let mut sum = Buffer::zeros(parameters.len());
+            pass.backward(parameters, tile, &e, sum.as_mut(), into);
             pass.keep();
             (value, sum)
         })
@@ -639,8 +640,8 @@ fn pull<T: OnLanes>(
 }
 
 /// The sums of a stretch of the pieces' gradients, in double precision, in the order of the pieces.
-struct SumOfPieces<'a, T> {
-    pieces: &'a [(f64, Vec<T>)],
+struct SumOfPieces<'a, T: OnLanes> {
+    pieces: &'a [(f64, Buffer<T>)],
     at: usize,
     sum: &'a mut [T],
 }
@@ -656,7 +657,7 @@ impl<T: OnLanes> Kernel<T> for SumOfPieces<'_, T> {
             let len = LANES.min(sum.len() - start);
             let mut exact = [0.0; LANES];
             for k in 0..pieces.len() {
-                let piece = &pieces[k].1[at + start..][..len];
+                let piece = &pieces[k].1.as_ref()[at + start..][..len];
                 for i in 0..len {
                     exact[i] += piece[i].f64();
                 }
@@ -680,30 +681,32 @@ fn fits<T: OnLanes>(a: &Architecture, parameters: &[T], tokens: &LaneBatch<T>) -
 }
 
 /// A layer's activations.
-struct Store<T> {
+struct Store<T: OnLanes> {
     /// x with positions beside it; empty without them.
-    placed: Vec<Lanes<T>>,
+    placed: Piece<Lanes<T>>,
     /// Queries and keys, or their features, scaled to norm 1 if the layer does that, values and outputs: a head after the
     /// other, so that what a head needs lies together and stays in the cache, `[heads, tokens, mixed]` and
     /// `[heads, tokens, key]`; queries and outputs, and what comes behind them, of the tokens that are read alone.
-    q: Vec<Lanes<T>>,
-    k: Vec<Lanes<T>>,
-    v: Vec<Lanes<T>>,
-    o: Vec<Lanes<T>>,
+    q: Piece<Lanes<T>>,
+    k: Piece<Lanes<T>>,
+    v: Piece<Lanes<T>>,
+    o: Piece<Lanes<T>>,
+    /// Attention weights, `[heads, queries, tokens]`; empty if the backward pass computes them once more.
+    weights: Piece<Lanes<T>>,
     /// What the features of queries and keys are made of, `[heads, tokens, key]`: their derivative asks for signs that
     /// products do not show. Empty without features.
-    q_plain: Vec<Lanes<T>>,
-    k_plain: Vec<Lanes<T>>,
+    q_plain: Piece<Lanes<T>>,
+    k_plain: Piece<Lanes<T>>,
     /// The norms that queries and keys had, `[heads, tokens]`; empty if they are not scaled.
-    q_norm: Vec<Lanes<T>>,
-    k_norm: Vec<Lanes<T>>,
+    q_norm: Piece<Lanes<T>>,
+    k_norm: Piece<Lanes<T>>,
     /// With an MLP: the residual stream before it, its hidden units before and after the non-linearity.
-    middle: Vec<Lanes<T>>,
-    hidden: Vec<Lanes<T>>,
-    active: Vec<Lanes<T>>,
+    middle: Piece<Lanes<T>>,
+    hidden: Piece<Lanes<T>>,
+    active: Piece<Lanes<T>>,
 }
 
-impl<T> Store<T> {
+impl<T: OnLanes> Store<T> {
     /// Queries, keys, values and outputs of head `h`: so many tokens of queries and outputs, and of keys and values.
     fn head(&self, layer: &Layer, h: usize, [queries, keys]: [usize; 2]) -> [&[Lanes<T>]; 4] {
         let (key, mixed) = (layer.key, layer.mixed());
@@ -738,6 +741,14 @@ struct Causal {
 /// Queries whose attention is computed at a time: their scores stay in the cache however long the sequence is.
 const AT_A_TIME: usize = 64;
 
+impl Layer {
+    /// Whether the attention weights of so many queries are kept for the backward pass: where they are few, to read them again
+    /// takes less time than their products and exponentials.
+    fn keeps_weights(&self, queries: usize) -> bool {
+        self.mixer == Mixer::Softmax && queries <= AT_A_TIME
+    }
+}
+
 impl Causal {
     /// Attention of the queries of `rows`, [`AT_A_TIME`] after the other.
     fn blocks(rows: Rows) -> impl Iterator<Item = Causal> {
@@ -761,24 +772,24 @@ impl Causal {
 }
 
 /// One tile's pass through the model.
-struct Pass<T> {
+struct Pass<T: OnLanes> {
     a: Architecture,
     offsets: Vec<Offsets>,
     tokens: usize,
     /// Tokens and channels of the last residual stream that are computed.
     read: (Rows, usize),
     /// The residual stream before the first layer and after each.
-    x: Vec<Vec<Lanes<T>>>,
+    x: Vec<Piece<Lanes<T>>>,
     layers: Vec<Store<T>>,
-    scores: Vec<Lanes<T>>,
-    slopes: Vec<Lanes<T>>,
+    scores: Piece<Lanes<T>>,
+    slopes: Piece<Lanes<T>>,
     /// Gradients in the residual streams after and before a layer, and between its attention and its MLP.
-    residual: [Vec<Lanes<T>>; 3],
+    residual: [Piece<Lanes<T>>; 3],
     /// Gradients in a head's output, queries, keys and values.
-    adjoints: [Vec<Lanes<T>>; 4],
+    adjoints: [Piece<Lanes<T>>; 4],
     /// The gradient in what a head's features are made of; empty if no layer has any.
-    plain: Vec<Lanes<T>>,
-    prediction: Vec<Lanes<T>>,
+    plain: Piece<Lanes<T>>,
+    prediction: Piece<Lanes<T>>,
     places: Vec<T>,
 }
 
@@ -797,10 +808,11 @@ fn linear<T: OnLanes, const ADD: bool>(
     (p, w): (&[T], View),
     x: &[Lanes<T>],
     y: &mut [Lanes<T>],
+    ahead: Soon<'_, T>,
 ) {
     let extent = Extent { rows: outputs, columns: rows.count, inner: inputs };
     let x = (x, View::new(0, rows.step * inputs, 1));
-    product::<T, _, ADD>(extent, Part::All, T::of(1.0), (&Shared(p), w), x, (y, View::new(0, 1, outputs)));
+    product::<T, _, ADD>(extent, Part::All, T::of(1.0), (&Shared(p), w), x, (y, View::new(0, 1, outputs)), ahead);
 }
 
 /// X = Y W, or X += Y W if `ADD`: the adjoint of [`linear`] in X, of its first `kept` channels.
@@ -809,10 +821,19 @@ fn linear_adjoint<T: OnLanes, const ADD: bool>(
     (p, w): (&[T], View),
     y: &[Lanes<T>],
     x: &mut [Lanes<T>],
+    ahead: Soon<'_, T>,
 ) {
     let extent = Extent { rows: kept, columns: rows.count, inner: outputs };
     let (w, y) = (View::new(w.at, w.inner, w.row), (y, View::new(0, outputs, 1)));
-    product::<T, _, ADD>(extent, Part::All, T::of(1.0), (&Shared(p), w), y, (x, View::new(0, 1, rows.step * kept)));
+    product::<T, _, ADD>(
+        extent,
+        Part::All,
+        T::of(1.0),
+        (&Shared(p), w),
+        y,
+        (x, View::new(0, 1, rows.step * kept)),
+        ahead,
+    );
 }
 
 /// W += Yᵀ X over the rows and the lanes, the adjoint of [`linear`] in W.
@@ -821,9 +842,10 @@ fn linear_weights<T: OnLanes>(
     y: &[Lanes<T>],
     x: &[Lanes<T>],
     (sum, w): (&mut [T], View),
+    ahead: Soon<'_, T>,
 ) {
     let extent = Extent { rows: outputs, columns: inputs, inner: rows.count };
-    reduced_product(extent, (y, View::new(0, 1, outputs)), (x, View::new(0, 1, rows.step * inputs)), (sum, w));
+    reduced_product(extent, (y, View::new(0, 1, outputs)), (x, View::new(0, 1, rows.step * inputs)), (sum, w), ahead);
 }
 
 /// The first channels of some tokens `from` one stream to those `to` another, as many as that has; 0 where the first has fewer.
@@ -839,10 +861,17 @@ fn copy_channels<T: OnLanes>(
 }
 
 /// A head's attention weights into `scores`, `[queries, tokens]`, 0 behind a query's own token.
-fn weights<T: OnLanes>(causal: &Causal, layer: &Layer, q: &[Lanes<T>], k: &[Lanes<T>], scores: &mut [Lanes<T>]) {
+fn weights<T: OnLanes>(
+    causal: &Causal,
+    layer: &Layer,
+    q: &[Lanes<T>],
+    k: &[Lanes<T>],
+    scores: &mut [Lanes<T>],
+    ahead: Soon<'_, T>,
+) {
     let softmax = layer.mixer == Mixer::Softmax;
     let scale = if softmax { 1.0 / (layer.key as f64).sqrt() } else { 1.0 };
-    lower(causal, layer.mixed(), T::of(scale), (q, k), scores);
+    lower(causal, layer.mixed(), T::of(scale), (q, k), scores, ahead);
     if softmax {
         T::on_lanes(Softmax { causal, scores });
     }
@@ -943,11 +972,12 @@ fn lower<T: OnLanes>(
     scale: T,
     (x, y): (&[Lanes<T>], &[Lanes<T>]),
     out: &mut [Lanes<T>],
+    ahead: Soon<'_, T>,
 ) {
     let Causal { queries, count, tokens, .. } = *causal;
     let extent = Extent { rows: count, columns: tokens, inner: channels };
     let (rows, place) = (View::new(0, channels, 1), View::new(0, tokens, 1));
-    product::<T, _, false>(extent, Part::Lower(queries), scale, (x, rows), (y, rows), (out, place));
+    product::<T, _, false>(extent, Part::Lower(queries), scale, (x, rows), (y, rows), (out, place), ahead);
     // Nothing further behind has ever been written, or is read.
     for i in 0..count {
         let end = causal.row(i).end;
@@ -962,11 +992,12 @@ fn mix<T: OnLanes>(
     scale: T,
     (m, x): (&[Lanes<T>], &[Lanes<T>]),
     out: &mut [Lanes<T>],
+    ahead: Soon<'_, T>,
 ) {
     let Causal { queries, count, tokens, .. } = *causal;
     let extent = Extent { rows: count, columns: channels, inner: tokens };
     let (m, x) = ((m, View::new(0, tokens, 1)), (x, View::new(0, 1, channels)));
-    product::<T, _, false>(extent, Part::SumBelow(queries), scale, m, x, (out, View::new(0, channels, 1)));
+    product::<T, _, false>(extent, Part::SumBelow(queries), scale, m, x, (out, View::new(0, channels, 1)), ahead);
 }
 
 /// `out += scale Mᵀ x`, the adjoint of [`mix`] in x: the tokens' sums over the queries that see them. What `out` held before
@@ -977,16 +1008,17 @@ fn mix_adjoint<T: OnLanes>(
     scale: T,
     (m, x): (&[Lanes<T>], &[Lanes<T>]),
     out: &mut [Lanes<T>],
+    ahead: Soon<'_, T>,
 ) {
     let Causal { queries, count, tokens, .. } = *causal;
     let extent = Extent { rows: tokens, columns: channels, inner: count };
     let (m, x) = ((m, View::new(0, 1, tokens)), (x, View::new(0, 1, channels)));
     let place = View::new(0, channels, 1);
     if causal.from > 0 {
-        return product::<T, _, true>(extent, Part::SumFrom(queries), scale, m, x, (out, place));
+        return product::<T, _, true>(extent, Part::SumFrom(queries), scale, m, x, (out, place), ahead);
     }
     out[tokens * channels..].fill(Lanes::zero());
-    product::<T, _, false>(extent, Part::SumFrom(queries), scale, m, x, (out, place));
+    product::<T, _, false>(extent, Part::SumFrom(queries), scale, m, x, (out, place), ahead);
 }
 
 /// Entry `i` of r = (relu(x), relu(−x)). A NaN stays one.
@@ -1165,46 +1197,57 @@ impl<T: OnLanes> Pass<T> {
     }
 
     /// A pass over `tokens` tokens that computes these of the last residual stream, and so many channels of it.
-    fn new(a: &Architecture, tokens: usize, (rows, channels): (Rows, usize)) -> Self {
-        let zeros = |channels: usize| vec![Lanes::zero(); tokens * channels];
-        let of = |(l, layer): (usize, &Layer)| {
+    fn new(a: &Architecture, tokens: usize, read: (Rows, usize)) -> Self {
+        Pieces::of_one_buffer(|pieces| Pass::laid_out(a, tokens, read, pieces))
+    }
+
+    fn laid_out(
+        a: &Architecture,
+        tokens: usize,
+        (rows, channels): (Rows, usize),
+        pieces: &mut Pieces<Lanes<T>>,
+    ) -> Self {
+        let of = |pieces: &mut Pieces<Lanes<T>>, (l, layer): (usize, &Layer)| {
             let read = if l + 1 == a.layers.len() { rows.count } else { tokens };
-            let of_read = |channels: usize| vec![Lanes::zero(); read * channels];
             let (channels, mixed) = (layer.channels(), layer.heads * layer.mixed());
             let plain = if layer.features > 0 { channels } else { 0 };
             let (norms, hidden) = (if layer.unit { layer.heads } else { 0 }, layer.mlp.unwrap_or(0));
             Store {
-                placed: zeros(if layer.positions { 2 * a.width } else { 0 }),
-                q: of_read(mixed),
-                k: zeros(mixed),
-                v: zeros(channels),
-                o: of_read(channels),
-                q_plain: of_read(plain),
-                k_plain: zeros(plain),
-                q_norm: of_read(norms),
-                k_norm: zeros(norms),
-                middle: of_read(if hidden > 0 { a.width } else { 0 }),
-                hidden: of_read(hidden),
-                active: of_read(hidden),
+                placed: pieces.take(if layer.positions { tokens * 2 * a.width } else { 0 }),
+                q: pieces.take(read * mixed),
+                k: pieces.take(tokens * mixed),
+                v: pieces.take(tokens * channels),
+                o: pieces.take(read * channels),
+                weights: pieces.take(if layer.keeps_weights(read) { layer.heads * read * tokens } else { 0 }),
+                q_plain: pieces.take(read * plain),
+                k_plain: pieces.take(tokens * plain),
+                q_norm: pieces.take(read * norms),
+                k_norm: pieces.take(tokens * norms),
+                middle: pieces.take(if hidden > 0 { read * a.width } else { 0 }),
+                hidden: pieces.take(read * hidden),
+                active: pieces.take(read * hidden),
             }
         };
-        let quadratic = a.layers.iter().any(|l| l.mixer.scalar().is_none());
+        let squares =
+            if a.layers.iter().any(|l| l.mixer.scalar().is_none()) { tokens * tokens.min(AT_A_TIME) } else { 0 };
         let placed = a.layers.iter().any(|l| l.positions);
-        let mut x: Vec<Vec<Lanes<T>>> = a.layers.iter().map(|_| zeros(a.width)).collect();
-        x.push(vec![Lanes::zero(); rows.count * channels]);
+        let mixed = a.layers.iter().map(Layer::mixed).max().unwrap_or(0);
+        let plain = a.layers.iter().filter(|l| l.features > 0).map(|l| l.key).max().unwrap_or(0);
+        let mut x: Vec<Piece<Lanes<T>>> = a.layers.iter().map(|_| pieces.take(tokens * a.width)).collect();
+        x.push(pieces.take(rows.count * channels));
         Pass {
             a: a.clone(),
             offsets: a.offsets(),
             tokens,
             read: (rows, channels),
             x,
-            layers: a.layers.iter().enumerate().map(of).collect(),
-            scores: zeros(if quadratic { tokens.min(AT_A_TIME) } else { 0 }),
-            slopes: zeros(if quadratic { tokens.min(AT_A_TIME) } else { 0 }),
-            residual: std::array::from_fn(|_| zeros(a.width)),
-            adjoints: std::array::from_fn(|_| zeros(a.layers.iter().map(Layer::mixed).max().unwrap_or(0))),
-            plain: zeros(a.layers.iter().filter(|l| l.features > 0).map(|l| l.key).max().unwrap_or(0)),
-            prediction: vec![Lanes::zero(); rows.count * a.output],
+            layers: a.layers.iter().enumerate().map(|layer| of(pieces, layer)).collect(),
+            scores: pieces.take(squares),
+            slopes: pieces.take(squares),
+            residual: std::array::from_fn(|_| pieces.take(tokens * a.width)),
+            adjoints: std::array::from_fn(|_| pieces.take(tokens * mixed)),
+            plain: pieces.take(tokens * plain),
+            prediction: pieces.take(rows.count * a.output),
             places: if placed { positions(tokens, a.width) } else { Vec::new() },
         }
     }
@@ -1218,7 +1261,7 @@ impl<T: OnLanes> Pass<T> {
         let (a, n) = (&self.a, self.tokens);
         if a.embed {
             let embedding = (Rows::all(n), a.width, a.input);
-            linear::<T, false>(embedding, (p, View::new(0, a.input, 1)), tile, &mut self.x[0]);
+            linear::<T, false>(embedding, (p, View::new(0, a.input, 1)), tile, &mut self.x[0], Soon::nothing());
         } else {
             self.x[0].copy_from_slice(tile);
         }
@@ -1230,7 +1273,7 @@ impl<T: OnLanes> Pass<T> {
         if a.embed {
             let readout = View::new(p.len() - a.output * a.width, a.width, 1);
             let size = (Rows::all(rows.count), a.output, channels);
-            linear::<T, false>(size, (p, readout), last, &mut self.prediction);
+            linear::<T, false>(size, (p, readout), last, &mut self.prediction, Soon::nothing());
         } else {
             copy_channels((last, channels, 1), (&mut self.prediction, a.output, 1));
         }
@@ -1269,13 +1312,9 @@ impl<T: OnLanes> Pass<T> {
             } else {
                 (&mut *q, &mut *k)
             };
-            prefetch(to_q);
-            linear::<T, false>((queries, key, from), (p, matrices.query), seen, to_q);
-            prefetch(to_k);
-            linear::<T, false>((all, key, from), (p, matrices.key), seen, to_k);
-            prefetch(v);
-            linear::<T, false>((all, key, width), (p, matrices.value), x, v);
-            prefetch(o);
+            linear::<T, false>((queries, key, from), (p, matrices.query), seen, to_q, Soon::all(to_k));
+            linear::<T, false>((all, key, from), (p, matrices.key), seen, to_k, Soon::all(v));
+            linear::<T, false>((all, key, width), (p, matrices.value), x, v, Soon::all(o));
             if layer.shift {
                 to_k.copy_within(..size - key, key);
                 to_k[..key].fill(Lanes::zero());
@@ -1296,23 +1335,28 @@ impl<T: OnLanes> Pass<T> {
                     mixer => mesa_layer::forward(&head, q, k, v, scalar, T::of(mixer.forget()), work, o),
                 }
             } else {
+                let kept = store.weights.len() / layer.heads;
                 for causal in Causal::blocks(queries) {
-                    weights(&causal, layer, &q[causal.place(mixed)], k, scores);
-                    mix(&causal, key, T::of(1.0), (scores, v), &mut o[causal.place(key)]);
+                    let scores = if kept > 0 { &mut store.weights[h * kept..][..kept] } else { &mut **scores };
+                    weights(&causal, layer, &q[causal.place(mixed)], k, scores, Soon::nothing());
+                    mix(&causal, key, T::of(1.0), (scores, v), &mut o[causal.place(key)], Soon::nothing());
                 }
             }
-            linear::<T, true>((rows, channels, key), (p, matrices.out), o, sum);
+            // The next head's queries.
+            let size = queries.count * mixed;
+            let next = &store.q[(h + 1) * size..][..if h + 1 < layer.heads { size } else { 0 }];
+            linear::<T, true>((rows, channels, key), (p, matrices.out), o, sum, Soon::all(next));
         }
         if let Some(hidden) = layer.mlp {
             let [up, down] = [View::new(at.up, width, 1), View::new(at.down, hidden, 1)];
-            linear::<T, false>((rows, hidden, width), (p, up), &store.middle, &mut store.hidden);
+            linear::<T, false>((rows, hidden, width), (p, up), &store.middle, &mut store.hidden, Soon::nothing());
             T::on_lanes(Gelu { from: &store.hidden, to: &mut store.active });
             copy_channels((&store.middle, width, 1), (y, kept, 1));
-            linear::<T, true>((rows, kept, hidden), (p, down), &store.active, y);
+            linear::<T, true>((rows, kept, hidden), (p, down), &store.active, y, Soon::nothing());
         }
         if let Some(clip) = a.clip {
             let clip = T::of(clip);
-            for lanes in y {
+            for lanes in y.iter_mut() {
                 for v in &mut lanes.0 {
                     if *v > clip {
                         *v = clip;
@@ -1332,8 +1376,8 @@ impl<T: OnLanes> Pass<T> {
         if a.embed {
             let readout = View::new(p.len() - a.output * a.width, a.width, 1);
             let size = (Rows::all(rows.count), a.output, channels);
-            linear_weights(size, e, &self.x[a.layers.len()], (sum, readout));
-            linear_adjoint::<T, false>(size, (p, readout), e, dy);
+            linear_weights(size, e, &self.x[a.layers.len()], (sum, readout), Soon::nothing());
+            linear_adjoint::<T, false>(size, (p, readout), e, dy, Soon::nothing());
         } else {
             copy_channels((e, a.output, 1), (dy, channels, 1));
         }
@@ -1341,7 +1385,7 @@ impl<T: OnLanes> Pass<T> {
         for l in (0..self.layers.len()).rev() {
             if let Some(clip) = self.a.clip {
                 let clip = T::of(clip);
-                for (d, x) in self.residual[0].iter_mut().zip(&self.x[l + 1]) {
+                for (d, x) in self.residual[0].iter_mut().zip(self.x[l + 1].iter()) {
                     for lane in 0..LANES {
                         if x.0[lane] >= clip || x.0[lane] <= -clip {
                             d.0[lane] = T::default();
@@ -1354,12 +1398,12 @@ impl<T: OnLanes> Pass<T> {
         let (a, dx) = (&self.a, &self.residual[0]);
         let (embedding, size) = (View::new(0, a.input, 1), (Rows::all(self.tokens), a.width, a.input));
         if a.embed {
-            linear_weights(size, dx, tile, (sum, embedding));
+            linear_weights(size, dx, tile, (sum, embedding), Soon::nothing());
         }
         if let Some(into) = into {
             let into = &mut into[..self.tokens * a.input];
             if a.embed {
-                linear_adjoint::<T, false>(size, (p, embedding), dx, into);
+                linear_adjoint::<T, false>(size, (p, embedding), dx, into, Soon::nothing());
             } else {
                 into.copy_from_slice(dx);
             }
@@ -1378,13 +1422,13 @@ impl<T: OnLanes> Pass<T> {
         let (dy, channels) = if let Some(hidden) = layer.mlp {
             let [up, down] = [View::new(at.up, width, 1), View::new(at.down, hidden, 1)];
             let mut dh = vec![Lanes::zero(); rows.count * hidden];
-            linear_weights((rows, kept, hidden), dy, &store.active, (sum, down));
-            linear_adjoint::<T, false>((rows, kept, hidden), (p, down), dy, &mut dh);
+            linear_weights((rows, kept, hidden), dy, &store.active, (sum, down), Soon::nothing());
+            linear_adjoint::<T, false>((rows, kept, hidden), (p, down), dy, &mut dh, Soon::nothing());
             T::on_lanes(GeluAdjoint { from: &store.hidden, slopes: &mut dh });
-            linear_weights((rows, hidden, width), &dh, &store.middle, (sum, up));
+            linear_weights((rows, hidden, width), &dh, &store.middle, (sum, up), Soon::nothing());
             let middle = &mut middle[..rows.count * width];
             copy_channels((dy, kept, 1), (middle, width, 1));
-            linear_adjoint::<T, true>((rows, hidden, width), (p, up), &dh, middle);
+            linear_adjoint::<T, true>((rows, hidden, width), (p, up), &dh, middle, Soon::nothing());
             (&*middle, width)
         } else {
             (dy, kept)
@@ -1407,14 +1451,15 @@ impl<T: OnLanes> Pass<T> {
         for h in 0..layer.heads {
             let matrices = Matrices::new(layer, width, at, h);
             let [q, k, v, o] = store.head(layer, h, [rows.count, n]);
-            prefetch(o);
-            linear_weights((rows, channels, key), dy, o, (sum, matrices.out));
-            prefetch(q);
-            prefetch(k);
-            linear_adjoint::<T, false>((rows, channels, key), (p, matrices.out), dy, de);
-            prefetch(v);
+            let kept = store.weights.len() / layer.heads;
+            let kept_weights = &store.weights[h * kept..][..kept];
+            let kept_weights = Soon::seen(kept_weights, Queries { first: 0, step: queries.step }, n);
+            linear_weights((rows, channels, key), dy, o, (sum, matrices.out), Soon::all(v));
+            linear_adjoint::<T, false>((rows, channels, key), (p, matrices.out), dy, de, kept_weights);
+            // The next head's outputs.
+            let next = &store.o[(h + 1) * of_queries..][..if h + 1 < layer.heads { of_queries } else { 0 }];
             // What becomes of a gradient in queries, keys or values once it is known.
-            let mut through = |sum: &mut [T], kind: Kind, d: &mut [Lanes<T>]| {
+            let mut through = |sum: &mut [T], kind: Kind, d: &mut [Lanes<T>], soon: Soon<'_, T>| {
                 let (w, of, made_of, inputs, mixes) = match kind {
                     Kind::Query => (matrices.query, queries, seen, from, Some((q, &store.q_norm, &store.q_plain))),
                     Kind::Key => (matrices.key, all, seen, from, Some((k, &store.k_norm, &store.k_plain))),
@@ -1435,9 +1480,9 @@ impl<T: OnLanes> Pass<T> {
                     d.copy_within(key.., 0);
                     d[size - key..].fill(Lanes::zero());
                 }
-                linear_weights((of, key, inputs), d, made_of, (sum, w));
+                linear_weights((of, key, inputs), d, made_of, (sum, w), soon);
                 if wanted {
-                    linear_adjoint::<T, true>((of, key, width), (p, w), d, before);
+                    linear_adjoint::<T, true>((of, key, width), (p, w), d, before, Soon::nothing());
                 }
             };
             if let Some(work) = &mut work {
@@ -1448,29 +1493,34 @@ impl<T: OnLanes> Pass<T> {
                     mixer => mesa_layer::backward(&head, q, k, v, scalar, T::of(mixer.forget()), de, work, into),
                 };
                 sum[at.scalar + h] += T::of(scalar.f64() * slope.sum());
-                through(sum, Kind::Query, d0);
-                through(sum, Kind::Key, d1);
-                through(sum, Kind::Value, d2);
+                through(sum, Kind::Query, d0, Soon::nothing());
+                through(sum, Kind::Key, d1, Soon::nothing());
+                through(sum, Kind::Value, d2, Soon::all(next));
                 continue;
             }
             let softmax = layer.mixer == Mixer::Softmax;
             let scale = T::of(if softmax { 1.0 / (key as f64).sqrt() } else { 1.0 });
             for causal in Causal::blocks(queries) {
                 let (q, in_outputs) = (&q[causal.place(mixed)], &mut de[causal.place(key)]);
-                weights(&causal, layer, q, k, &mut self.scores);
-                lower(&causal, key, T::of(1.0), (in_outputs, v), &mut self.slopes);
-                mix_adjoint(&causal, key, T::of(1.0), (&self.scores, in_outputs), d0);
+                let scores = if kept > 0 {
+                    &store.weights[h * kept..][..kept]
+                } else {
+                    weights(&causal, layer, q, k, &mut self.scores, Soon::nothing());
+                    &*self.scores
+                };
+                lower(&causal, key, T::of(1.0), (in_outputs, v), &mut self.slopes, Soon::all(k));
+                mix_adjoint(&causal, key, T::of(1.0), (scores, in_outputs), d0, Soon::all(q));
                 if softmax {
-                    T::on_lanes(SoftmaxAdjoint { causal: &causal, weights: &self.scores, slopes: &mut self.slopes });
+                    T::on_lanes(SoftmaxAdjoint { causal: &causal, weights: scores, slopes: &mut self.slopes });
                 }
                 // The gradient in the outputs gives way to that in the queries, where that is no wider.
                 let in_queries = if powers > 0 { &mut d2[causal.place(mixed)] } else { in_outputs };
-                mix(&causal, mixed, scale, (&self.slopes, k), in_queries);
-                mix_adjoint(&causal, mixed, scale, (&self.slopes, q), d1);
+                mix(&causal, mixed, scale, (&self.slopes, k), in_queries, Soon::nothing());
+                mix_adjoint(&causal, mixed, scale, (&self.slopes, q), d1, Soon::nothing());
             }
-            through(sum, Kind::Value, d0);
-            through(sum, Kind::Query, if powers > 0 { &mut *d2 } else { &mut *de });
-            through(sum, Kind::Key, d1);
+            through(sum, Kind::Value, d0, Soon::nothing());
+            through(sum, Kind::Query, if powers > 0 { &mut *d2 } else { &mut *de }, Soon::nothing());
+            through(sum, Kind::Key, d1, Soon::all(next));
         }
         std::mem::swap(after, before);
     }

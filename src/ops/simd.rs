@@ -72,7 +72,8 @@ pub trait Simd: Copy {
 
     /// The exponential, accurate to the rounding of `f32`, of entries clamped to [-87, 88]; of NaN, NaN.
     ///
-    /// e^x = 2^n e^r with |r| <= ln 2 / 2; the Taylor polynomial of degree 7 leaves a relative error below 6e-9.
+    /// e^x = 2^n e^r with |r| <= ln 2 / 2; of the polynomials of degree 6 that begin with 1 + r this one has the least relative
+    /// error, below 4e-9.
     #[inline(always)]
     fn exp(self) -> Self {
         // NaN as the second operand stays NaN.
@@ -80,8 +81,8 @@ pub trait Simd: Copy {
         let n = x.mul(Self::splat(std::f32::consts::LOG2_E)).round();
         // ln 2 in two parts, the first with few enough bits that n times it is exact.
         let r = x.add_mul(n, Self::splat(-0.693_359_4)).add_mul(n, Self::splat(2.121_944_4e-4));
-        let mut p = Self::splat(1.0 / 5040.0);
-        for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        let mut p = Self::splat(1.381_460_2e-3);
+        for c in [8.368_716e-3, 4.166_839e-2, 0.166_665_21, 0.499_999_94, 1.0, 1.0] {
             p = Self::splat(c).add_mul(p, r);
         }
         p.times_power_of_two(n)
@@ -248,9 +249,11 @@ pub(super) mod x86 {
         #[inline(always)]
         fn inverse(self) -> Self {
             // 14 bits, then twice as many by a step of Newton's method.
-            let estimate = Avx512(unsafe { _mm512_rcp14_ps(self.0) });
-            let error = Self::splat(1.0).add_mul(self, Self::zero().sub(estimate));
-            estimate.add_mul(estimate, error)
+            unsafe {
+                let estimate = _mm512_rcp14_ps(self.0);
+                let error = _mm512_fnmadd_ps(self.0, estimate, _mm512_set1_ps(1.0));
+                Avx512(_mm512_fmadd_ps(estimate, error, estimate))
+            }
         }
         #[inline(always)]
         fn round(self) -> Self {
