@@ -192,6 +192,8 @@ fn cases() -> Vec<(Gpt2Config, [usize; 3])> {
         (base.clone(), [3, 22, 2]),
         // Wide enough for products on tile registers, those with all tokens as terms too.
         (Gpt2Config { layers: 1, ..base.clone() }.with_width(144, 3), [9, 22, 2]),
+        // Wide enough that gradients in weights are summed as transposes, and no whole number of tiles.
+        (Gpt2Config { layers: 1, ..base.clone() }.with_width(84, 3), [9, 5, 2]),
         (Gpt2Config { heads: 3, key: 5, width: 20, mlp: 24, outputs: 2, ..base.clone() }, [11, 7, 1]),
         (Gpt2Config { attention: attention(Weights::Softmax, false, true, false), ..base.clone() }, [2, 17, 2]),
         (
@@ -363,6 +365,9 @@ fn lstms_and_their_gradients_are_their_twins() {
         (LstmConfig { inputs: 3, outputs: 1, layers: 2, width: 16 }, [3, 9, 2]),
         (LstmConfig { inputs: 2, outputs: 3, layers: 3, width: 5 }, [11, 4, 1]),
         (LstmConfig { inputs: 1, outputs: 1, layers: 1, width: 1 }, [1, 1, 1]),
+        // Gradients in weights are summed as transposes, with columns that fill up the gates and without.
+        (LstmConfig { inputs: 3, outputs: 1, layers: 2, width: 64 }, [5, 3, 1]),
+        (LstmConfig { inputs: 3, outputs: 1, layers: 2, width: 70 }, [5, 3, 1]),
     ] {
         let s = sequences(config.entries(), shape);
         equals_its_twin(&Lstm::init(config.clone(), 4).unwrap(), &s, |params, tokens| {

@@ -3,7 +3,9 @@
 
 use std::ops::Range;
 
-use super::gemm::{Left, Right, Start, column_sums, gemm, gemm_times, pack, pack_transposed, packed_len, transpose};
+use super::gemm::{
+    Left, PANEL, Right, Start, column_sums, gemm, gemm_times, pack, pack_transposed, packed_len, transpose,
+};
 use super::memory::Buffer;
 use super::simd::WIDTH;
 
@@ -19,6 +21,12 @@ pub(super) struct Places {
 pub(super) fn stride(width: usize) -> usize {
     let padded = width.next_multiple_of(WIDTH);
     if padded < 128 { padded } else { padded + WIDTH }
+}
+
+/// Whether the gradient in a map of `rows` entries to `columns` is summed as a transpose: its product then has many rows and few
+/// columns, and is faster, if these fill a tile.
+fn tall(rows: usize, columns: usize) -> bool {
+    rows >= 2 * PANEL && columns > rows
 }
 
 /// What x goes through before a layer, folded into it.
@@ -51,6 +59,7 @@ pub(super) struct Affine {
     forward: Range<usize>,
     backward: Range<usize>,
     bias: Range<usize>,
+    /// `[inputs, columns]`, or its transpose ([`Affine::tall`]).
     gradient: Range<usize>,
     gradient_bias: Range<usize>,
 }
@@ -80,7 +89,10 @@ impl Affine {
             forward: plan.prepared(forward),
             backward: plan.prepared(backward),
             bias: plan.prepared(stride(columns)),
-            gradient: plan.gradient(rows * stride(columns)),
+            gradient: plan.gradient(match tall(rows, columns) {
+                true => columns * stride(rows),
+                false => rows * stride(columns),
+            }),
             gradient_bias: plan.gradient(stride(columns)),
         }
     }
@@ -235,10 +247,14 @@ impl Affine {
 
     /// The gradient in the weights alone, xᵀ dy, into `g` or added to it.
     pub fn gradient_in_weights(&self, g: &mut [f32], m: usize, x: (&[f32], usize), dy: (&[f32], usize), add: bool) {
-        let a = Left { data: x.0, row: 1, step: x.1 };
         let into = &mut g[self.gradient.clone()];
         let start = Start { bias: None, add };
-        gemm([self.inputs, self.columns, m], a, Right::rows(dy.0, dy.1), start, into, stride(self.columns));
+        let (rows, columns, left, right) = match tall(self.inputs, self.columns) {
+            true => (self.columns, self.inputs, dy, x),
+            false => (self.inputs, self.columns, x, dy),
+        };
+        let a = Left { data: left.0, row: 1, step: left.1 };
+        gemm([rows, columns, m], a, Right::rows(right.0, right.1), start, into, stride(columns));
     }
 
     /// The gradient in the bias is that in another layer's, which is in `g`: the two are added to the same rows.
@@ -254,13 +270,25 @@ impl Affine {
     /// The gradient in [`Affine::tensors`], from this layer's part of the gradient, in the folded weights.
     pub fn unfold(&self, params: &[f32], g: &[f32], tensors: [&mut [f32]; 4]) {
         let [in_weight, in_bias, in_before, in_constant] = tensors;
-        let (columns, stride) = (self.columns, stride(self.columns));
+        let (columns, from, stride) = (self.columns, stride(self.inputs), stride(self.columns));
         let bias = &g[self.gradient.len()..][..columns];
         if !in_bias.is_empty() {
             for [here, there, len] in self.groups() {
                 in_bias[there..][..len].copy_from_slice(&bias[here..][..len]);
             }
         }
+        let as_in_tensor = self.before == Before::Nothing && self.is_transpose(in_weight);
+        let tall = tall(self.inputs, columns);
+        if tall && as_in_tensor {
+            let rows = in_weight.chunks_exact_mut(self.inputs).zip(g.chunks_exact(from));
+            return rows.for_each(|(to, row)| to.copy_from_slice(&row[..self.inputs]));
+        }
+        let turned = tall.then(|| {
+            let mut turned = Buffer::take(self.inputs * stride);
+            transpose([self.inputs, columns], g, from, turned.as_mut(), stride);
+            turned
+        });
+        let g = turned.as_ref().map_or(g, Buffer::as_ref);
         let row = |p: usize| &g[p * stride..][..columns];
         let (before, constant) = (&params[self.at_before.weight.clone()], &params[self.at_before.bias.clone()]);
         if self.before != Before::Nothing {
@@ -292,7 +320,7 @@ impl Affine {
         };
         if self.rows_in_place() {
             in_weight.chunks_exact_mut(columns).enumerate().for_each(|(i, to)| row_of_w(i, to));
-        } else if self.before == Before::Nothing && self.is_transpose(in_weight) {
+        } else if as_in_tensor {
             transpose([columns, self.rows], g, stride, in_weight, self.rows);
         } else if !in_weight.is_empty() {
             let mut gradient = Buffer::take(self.rows * columns);

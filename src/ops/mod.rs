@@ -29,7 +29,7 @@ pub mod linear_attention;
 pub mod linear_transformer;
 pub mod lstm;
 mod matrices;
-pub mod memory;
+mod memory;
 mod mesa_layer;
 pub mod moments;
 pub mod sequence;
