@@ -182,7 +182,7 @@ impl Network for Plan<'_> {
         let padded = |n: usize| n.next_multiple_of(WIDTH) + MARGIN;
         let layer = padded(rows * q) + 2 * padded(with_start * w) + padded(rows * w);
         let ends = padded(rows * stride(self.config.inputs)) + 2 * padded(rows * stride(self.config.outputs));
-        self.config.layers * layer + padded(rows * q) + 2 * padded(rows * w) + 2 * padded(prompts * w) + ends
+        self.config.layers * layer + 2 * padded(rows * w) + 2 * padded(prompts * w) + ends
     }
 
     fn pass<'a>(&'a self, p: &'a [f32], w: &'a [f32], prompts: usize, memory: &'a mut [f32]) -> Box<dyn Pass + 'a> {
@@ -207,7 +207,6 @@ impl Network for Plan<'_> {
             tokens: arena.take(rows * stride(self.config.inputs)),
             d: arena.take(rows * width),
             d_below: arena.take(rows * width),
-            d_gates: arena.take(rows * q),
             d_state: arena.take(prompts * width),
             d_cell: arena.take(prompts * width),
             predictions: arena.take(outputs),
@@ -218,6 +217,7 @@ impl Network for Plan<'_> {
 
 /// What the backward pass of a layer reads; cells and states begin with the zeros before the first token.
 struct Saved<'a> {
+    /// After the backward pass, the gradient in what the gates are made of.
     gates: &'a mut [f32],
     cell: &'a mut [f32],
     squashed: &'a mut [f32],
@@ -235,7 +235,6 @@ struct Run<'a> {
     tokens: &'a mut [f32],
     d: &'a mut [f32],
     d_below: &'a mut [f32],
-    d_gates: &'a mut [f32],
     d_state: &'a mut [f32],
     d_cell: &'a mut [f32],
     predictions: &'a mut [f32],
@@ -334,37 +333,37 @@ impl Pass for Run<'_> {
             plan.read_out.backward(w, count, (d_predictions, out), (&mut d[p * width..], every * step));
         }
         for (l, [input, recurrent]) in plan.layers.iter().enumerate().rev() {
-            let saved = &self.layers[l];
+            let (lower, upper) = self.layers.split_at_mut(l);
+            let saved = &mut upper[0];
             self.d_state[..step].fill(0.0);
             self.d_cell[..step].fill(0.0);
             for t in (0..length).rev() {
-                let d_gates = &mut self.d_gates[t * prompts * q..][..prompts * q];
+                let gates = &mut saved.gates[t * prompts * q..][..prompts * q];
                 dispatch(Backward {
                     units,
                     strides: (width, q),
-                    gates: &saved.gates[t * prompts * q..],
+                    gates,
                     before: &saved.cell[t * step..],
                     squashed: &saved.squashed[t * step..],
                     d_above: &d[t * step..],
                     d_state: &self.d_state[..step],
                     d_cell: &mut self.d_cell[..step],
-                    d_gates,
                 });
                 if t > 0 {
-                    recurrent.backward(w, prompts, (d_gates, q), (self.d_state, width));
+                    recurrent.backward(w, prompts, (gates, q), (self.d_state, width));
                 }
             }
-            let below: (&[f32], usize) = match l {
-                0 => (self.tokens, stride(config.inputs)),
-                _ => (&self.layers[l - 1].state[step..], width),
+            let below: (&[f32], usize) = match lower.last() {
+                None => (self.tokens, stride(config.inputs)),
+                Some(below) => (&below.state[step..], width),
             };
-            input.gradient(g, rows, below, (self.d_gates, q), add);
+            input.gradient(g, rows, below, (saved.gates, q), add);
             // The first token's state is zero.
-            let later = (&self.d_gates[prompts * q..], q);
+            let later = (&saved.gates[prompts * q..], q);
             recurrent.gradient_in_weights(g, rows - prompts, (&saved.state[step..], width), later, add);
             recurrent.gradient_in_bias_of(input, g);
             if l > 0 {
-                input.backward(w, rows, (self.d_gates, q), (d_below, width));
+                input.backward(w, rows, (saved.gates, q), (d_below, width));
                 std::mem::swap(&mut d, &mut d_below);
             }
         }
@@ -375,8 +374,7 @@ impl Pass for Run<'_> {
         let columns = stride(inputs);
         let mut d = vec![0.0; self.plan.length * columns];
         for p in 0..self.prompts {
-            // The first layer's: the backward pass ended with it.
-            let rows = (&self.d_gates[p * q..], self.prompts * q);
+            let rows = (&self.layers[0].gates[p * q..], self.prompts * q);
             self.plan.layers[0][0].backward(self.w, self.plan.length, rows, (&mut d, columns));
             d_tokens.extend(d.chunks_exact(columns).flat_map(|row| &row[..inputs]));
         }
@@ -397,13 +395,7 @@ fn tanh<V: Simd>(x: V) -> V {
 
 /// The four gates of a row, `count` vectors each.
 #[inline(always)]
-fn gates_of(row: &[[f32; WIDTH]], count: usize) -> [&[[f32; WIDTH]]; 4] {
-    [&row[..count], &row[count..][..count], &row[2 * count..][..count], &row[3 * count..][..count]]
-}
-
-/// As [`gates_of`], to be written.
-#[inline(always)]
-fn gates_of_mut(row: &mut [[f32; WIDTH]], count: usize) -> [&mut [[f32; WIDTH]]; 4] {
+fn gates_of(row: &mut [[f32; WIDTH]], count: usize) -> [&mut [[f32; WIDTH]]; 4] {
     let (i, rest) = row.split_at_mut(count);
     let (f, rest) = rest.split_at_mut(count);
     let (g, o) = rest.split_at_mut(count);
@@ -430,7 +422,7 @@ impl Job for Forward<'_> {
         let Forward { units, strides: (width, q), gates, before, cell, squashed, state } = self;
         let count = units / WIDTH;
         for row in 0..cell.len() / width {
-            let [i, f, g, o] = gates_of_mut(vectors_mut(gates, row * q, 4 * count), count);
+            let [i, f, g, o] = gates_of(vectors_mut(gates, row * q, 4 * count), count);
             let before = vectors(before, row * width, count);
             let cell = vectors_mut(cell, row * width, count);
             let squashed = vectors_mut(squashed, row * width, count);
@@ -454,17 +446,17 @@ impl Job for Forward<'_> {
     }
 }
 
-/// The adjoint of [`Forward`]; the gradient in the cell is that after the token, then that before it.
+/// The adjoint of [`Forward`]. The gradient in the cell is that after the token, then that before it; the gates become the gradients
+/// in what they are made of.
 struct Backward<'a> {
     units: usize,
     strides: (usize, usize),
-    gates: &'a [f32],
+    gates: &'a mut [f32],
     before: &'a [f32],
     squashed: &'a [f32],
     d_above: &'a [f32],
     d_state: &'a [f32],
     d_cell: &'a mut [f32],
-    d_gates: &'a mut [f32],
 }
 
 impl Job for Backward<'_> {
@@ -472,26 +464,25 @@ impl Job for Backward<'_> {
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {
-        let Backward { units, strides: (width, q), gates, before, squashed, d_above, d_state, d_cell, d_gates } = self;
+        let Backward { units, strides: (width, q), gates, before, squashed, d_above, d_state, d_cell } = self;
         let one = V::splat(1.0);
         let count = units / WIDTH;
         for row in 0..d_cell.len() / width {
-            let [i, f, g, o] = gates_of(vectors(gates, row * q, 4 * count), count);
-            let [d_i, d_f, d_g, d_o] = gates_of_mut(vectors_mut(d_gates, row * q, 4 * count), count);
+            let [in_gate, forget, new, out] = gates_of(vectors_mut(gates, row * q, 4 * count), count);
             let before = vectors(before, row * width, count);
             let squashed = vectors(squashed, row * width, count);
             let d_above = vectors(d_above, row * width, count);
             let d_state = vectors(d_state, row * width, count);
             let d_cell = vectors_mut(d_cell, row * width, count);
             for u in 0..count {
-                let [i, f, g, o] = [V::load(&i[u]), V::load(&f[u]), V::load(&g[u]), V::load(&o[u])];
+                let [i, f, g, o] = [V::load(&in_gate[u]), V::load(&forget[u]), V::load(&new[u]), V::load(&out[u])];
                 let s = V::load(&squashed[u]);
                 let dh = V::load(&d_above[u]).add(V::load(&d_state[u]));
                 let dc = V::load(&d_cell[u]).add_mul(dh.mul(o), one.sub(s.mul(s)));
-                dc.mul(g).mul(i).mul(one.sub(i)).store(&mut d_i[u]);
-                dc.mul(V::load(&before[u])).mul(f).mul(one.sub(f)).store(&mut d_f[u]);
-                dc.mul(i).mul(one.sub(g.mul(g))).store(&mut d_g[u]);
-                dh.mul(s).mul(o).mul(one.sub(o)).store(&mut d_o[u]);
+                dc.mul(g).mul(i).mul(one.sub(i)).store(&mut in_gate[u]);
+                dc.mul(V::load(&before[u])).mul(f).mul(one.sub(f)).store(&mut forget[u]);
+                dc.mul(i).mul(one.sub(g.mul(g))).store(&mut new[u]);
+                dh.mul(s).mul(o).mul(one.sub(o)).store(&mut out[u]);
                 dc.mul(f).store(&mut d_cell[u]);
             }
         }
