@@ -189,7 +189,8 @@ impl Gemm<'_> {
             let mut from = 0;
             loop {
                 // Blocks of equal size: a short one would read and write C for little.
-                let terms = (k - from).div_ceil((k - from).div_ceil(most).max(1));
+                let left = k - from;
+                let terms = if left > most { left.div_ceil(left.div_ceil(most)) } else { left };
                 let next = match from + terms {
                     next if next < k => [j, next],
                     _ => [j + width, 0],
