@@ -109,7 +109,7 @@ pub mod prelude {
         Profile, Prompt, Prompts, Sequences, Term, TokenKind, Trajectories, WeightPrior,
     };
     pub use crate::train::{
-        Adam, AdamConfig, Array, Checkpoint, Clip, Curriculum, History, Muon, MuonConfig, Problem, Ramp, Schedule, Sgd,
-        SgdConfig, Trainer,
+        Adam, AdamConfig, Ahead, Array, Checkpoint, Clip, Curriculum, History, Muon, MuonConfig, Problem, Ramp,
+        Schedule, Sgd, SgdConfig, Stateful, Trainer,
     };
 }

@@ -4,7 +4,6 @@
 //! ```
 //! use incontext::prelude::*;
 //! use incontext::models::{Gpt2, Gpt2Config, Init};
-//! use incontext::train::Stateful;
 //!
 //! let task = LinearRegression::new(Covariance::identity(5)?, 10, WeightPrior::Isotropic)?;
 //! let config = Gpt2Config { inputs: 5, layers: 2, ..Gpt2Config::default() }.with_width(32, 4);
