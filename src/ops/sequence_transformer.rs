@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::delta_rule;
 use super::lane_products::{ABOVE, Extent, OnLanes, Part, Queries, Shared, Soon, View, product, reduced_product};
-use super::lanes::{Kernel, LANES, Lanes, Vector, exp};
+use super::lanes::{Kernel, LANES, Lanes, Vector, exp, prefetch};
 use super::memory::{Buffer, Piece, Pieces};
 use super::mesa_layer::{self, Head, Workspace};
 use crate::error::array_len;
@@ -1453,9 +1453,13 @@ impl<T: OnLanes> Pass<T> {
             let [q, k, v, o] = store.head(layer, h, [rows.count, n]);
             let kept = store.weights.len() / layer.heads;
             let kept_weights = &store.weights[h * kept..][..kept];
-            let kept_weights = Soon::seen(kept_weights, Queries { first: 0, step: queries.step }, n);
-            linear_weights((rows, channels, key), dy, o, (sum, matrices.out), Soon::all(v));
-            linear_adjoint::<T, false>((rows, channels, key), (p, matrices.out), dy, de, kept_weights);
+            let soon = if kept > 0 {
+                [Soon::all(v), Soon::seen(kept_weights, Queries { first: 0, step: queries.step }, n)]
+            } else {
+                [Soon::all(q), Soon::all(k)]
+            };
+            linear_weights((rows, channels, key), dy, o, (sum, matrices.out), soon[0]);
+            linear_adjoint::<T, false>((rows, channels, key), (p, matrices.out), dy, de, soon[1]);
             // The next head's outputs.
             let next = &store.o[(h + 1) * of_queries..][..if h + 1 < layer.heads { of_queries } else { 0 }];
             // What becomes of a gradient in queries, keys or values once it is known.
@@ -1486,6 +1490,7 @@ impl<T: OnLanes> Pass<T> {
                 }
             };
             if let Some(work) = &mut work {
+                prefetch(v);
                 let scalar = p[at.scalar + h].exp();
                 let into = (&mut *d0, &mut *d1, &mut *d2);
                 let slope = match layer.mixer {
@@ -1503,9 +1508,9 @@ impl<T: OnLanes> Pass<T> {
             for causal in Causal::blocks(queries) {
                 let (q, in_outputs) = (&q[causal.place(mixed)], &mut de[causal.place(key)]);
                 let scores = if kept > 0 {
-                    &store.weights[h * kept..][..kept]
+                    kept_weights
                 } else {
-                    weights(&causal, layer, q, k, &mut self.scores, Soon::nothing());
+                    weights(&causal, layer, q, k, &mut self.scores, Soon::all(v));
                     &*self.scores
                 };
                 lower(&causal, key, T::of(1.0), (in_outputs, v), &mut self.slopes, Soon::all(k));
