@@ -479,7 +479,7 @@ fn attention_of_every_form_equals_its_twin_and_so_do_its_gradients() {
 
 #[test]
 fn affine_layers_equal_their_twins_and_so_do_their_gradients() {
-    for [rows, inputs, outputs] in [[1, 1, 1], [7, 5, 3], [64, 16, 32], [130, 17, 140], [1100, 20, 9]] {
+    for [rows, inputs, outputs] in [[1, 1, 1], [7, 5, 3], [64, 16, 32], [130, 17, 140], [9, 70, 90], [1100, 20, 9]] {
         let flat = (rows * outputs,);
         equals_its_twin(
             &format!("affine layer, {rows} x {inputs} x {outputs}"),

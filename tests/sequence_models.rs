@@ -194,6 +194,8 @@ fn cases() -> Vec<(Gpt2Config, [usize; 3])> {
         (Gpt2Config { layers: 1, ..base.clone() }.with_width(144, 3), [9, 22, 2]),
         // Wide enough that gradients in weights are summed as transposes, and no whole number of tiles.
         (Gpt2Config { layers: 1, ..base.clone() }.with_width(84, 3), [9, 5, 2]),
+        // And with tokens as wide, whose rows are no whole vectors.
+        (Gpt2Config { layers: 1, inputs: 70, ..base.clone() }.with_width(84, 3), [9, 5, 2]),
         (Gpt2Config { heads: 3, key: 5, width: 20, mlp: 24, outputs: 2, ..base.clone() }, [11, 7, 1]),
         (Gpt2Config { attention: attention(Weights::Softmax, false, true, false), ..base.clone() }, [2, 17, 2]),
         (

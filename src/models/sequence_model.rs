@@ -37,7 +37,7 @@ impl<C: Clone> Clone for SequenceModel<C> {
 
 impl<C> SequenceModel<C> {
     fn shadow(&self) -> MutexGuard<'_, Shadow> {
-        // What panicked elsewhere left a whole tensor.
+        // A lock that a panic left is no matter: the tensor is replaced as a whole.
         self.params.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -75,8 +75,9 @@ impl<C: Architecture> SequenceModel<C> {
     /// with the numbers that the parameters have now.
     pub fn params(&self) -> Params {
         let mut shadow = self.shadow();
-        if std::mem::take(&mut shadow.stale) {
+        if shadow.stale {
             shadow.tensor.copy_from(&self.values);
+            shadow.stale = false;
         }
         shadow.tensor.clone()
     }
@@ -184,6 +185,7 @@ impl<C: Architecture> SequenceModel<C> {
 impl<C: Architecture> Parameters for SequenceModel<C> {
     fn visit(&mut self, visitor: &mut dyn FnMut(Parameter<'_>) -> Result<()>) -> Result<()> {
         let before = self.params();
+        self.shadow().stale = true;
         let values = &mut self.values;
         let visited = self.config.tensors().into_iter().try_for_each(|Entry { name, shape, at }| {
             let gradient = |gradients: &mut Gradients<f32, Cpu>| {
@@ -192,9 +194,8 @@ impl<C: Architecture> Parameters for SequenceModel<C> {
             };
             visitor(Parameter { name: &name, shape: &shape, values: &mut values[at.clone()], gradient: &gradient })
         });
-        match visited {
-            Ok(()) => self.shadow().stale = true,
-            Err(_) => before.copy_into(&mut self.values),
+        if visited.is_err() {
+            before.copy_into(&mut self.values);
         }
         visited
     }

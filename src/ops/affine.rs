@@ -59,7 +59,7 @@ pub(super) struct Affine {
     forward: Range<usize>,
     backward: Range<usize>,
     bias: Range<usize>,
-    /// `[inputs, columns]`, or its transpose ([`Affine::tall`]).
+    /// `[inputs, columns]`, or its transpose ([`tall`]).
     gradient: Range<usize>,
     gradient_bias: Range<usize>,
 }
@@ -122,9 +122,9 @@ impl Affine {
         !self.at.weight.is_empty() && !self.transposed
     }
 
-    /// Whether the tensor is the transpose of W, with no columns that fill up.
+    /// Whether the tensor is the transpose of the whole map, with no columns that fill up.
     fn is_transpose(&self, tensor: &[f32]) -> bool {
-        self.transposed && tensor.len() == self.rows * self.columns
+        self.before == Before::Nothing && self.transposed && tensor.len() == self.rows * self.columns
     }
 
     /// Floats of the prepared weights.
@@ -168,7 +168,7 @@ impl Affine {
             }
         }
         let tensor = &params[self.at.weight.clone()];
-        if self.before == Before::Nothing && self.is_transpose(tensor) {
+        if self.is_transpose(tensor) {
             pack_transposed(self.inputs, self.columns, tensor, forward);
             return pack(self.columns, self.inputs, tensor, backward);
         }
@@ -222,8 +222,8 @@ impl Affine {
     }
 
     /// dx = dy Wᵀ for `m` rows.
-    // Not a call: slices that are handed over in pairs are read before they are written to the end, which waits for all stores
-    // before them.
+    // Inlined: a pair of a slice and a stride that is handed over in memory is loaded in wider pieces than it was stored in, and the
+    // load waits for all stores before it. So it is for the two others.
     #[inline(always)]
     pub fn backward(&self, w: &[f32], m: usize, dy: (&[f32], usize), dx: (&mut [f32], usize)) {
         let a = Left { data: dy.0, row: dy.1, step: 1 };
@@ -249,9 +249,17 @@ impl Affine {
     pub fn gradient_in_weights(&self, g: &mut [f32], m: usize, x: (&[f32], usize), dy: (&[f32], usize), add: bool) {
         let into = &mut g[self.gradient.clone()];
         let start = Start { bias: None, add };
-        let (rows, columns, left, right) = match tall(self.inputs, self.columns) {
-            true => (self.columns, self.inputs, dy, x),
-            false => (self.inputs, self.columns, x, dy),
+        let padded;
+        let (rows, columns, left, right) = if tall(self.inputs, self.columns) {
+            let mut x = x;
+            if x.1 < self.inputs.next_multiple_of(WIDTH) {
+                // Tokens as the user has them: a right factor is read by whole vectors.
+                padded = in_whole_vectors(m, self.inputs, x);
+                x = (padded.as_ref(), stride(self.inputs));
+            }
+            (self.columns, self.inputs, dy, x)
+        } else {
+            (self.inputs, self.columns, x, dy)
         };
         let a = Left { data: left.0, row: 1, step: left.1 };
         gemm([rows, columns, m], a, Right::rows(right.0, right.1), start, into, stride(columns));
@@ -277,7 +285,7 @@ impl Affine {
                 in_bias[there..][..len].copy_from_slice(&bias[here..][..len]);
             }
         }
-        let as_in_tensor = self.before == Before::Nothing && self.is_transpose(in_weight);
+        let as_in_tensor = self.is_transpose(in_weight);
         let tall = tall(self.inputs, columns);
         if tall && as_in_tensor {
             let rows = in_weight.chunks_exact_mut(self.inputs).zip(g.chunks_exact(from));
@@ -331,6 +339,15 @@ impl Affine {
             }
         }
     }
+}
+
+/// `m` rows of `width` entries, [`stride`] apart.
+fn in_whole_vectors(m: usize, width: usize, rows: (&[f32], usize)) -> Buffer {
+    let mut padded = Buffer::zeros(m * stride(width));
+    for (to, row) in padded.as_mut().chunks_exact_mut(stride(width)).zip(rows.0.chunks(rows.1)) {
+        to[..width].copy_from_slice(&row[..width]);
+    }
+    padded
 }
 
 /// to += factor * row.

@@ -170,7 +170,7 @@ impl Gemm<'_> {
     #[inline(always)]
     fn panels<V: Simd, const M: usize, const N: usize>(mut self) {
         let Gemm { m, columns, k, b, .. } = self;
-        // Where rows of B are far apart and many tiles read them, a block of a panel is gathered first: tiles would wait
+        // Where rows of B are far apart and many tiles read them, a block of one or two panels is gathered first: tiles would wait
         // for a page at every row.
         let gather = N == 2 && b.step >= FAR && m >= GATHER * M;
         let mut block = if gather { Some([[0.0; 2 * PANEL]; NEAR]) } else { None };
@@ -188,7 +188,7 @@ impl Gemm<'_> {
             let most = if width > PANEL || gather { NEAR } else { BLOCK };
             let mut from = 0;
             loop {
-                // Blocks of equal size: a short one would read and write C for little.
+                // Blocks of equal size: a short one would read and write C for little. To divide takes as long as a row of a tile.
                 let left = k - from;
                 let terms = if left > most { left.div_ceil(left.div_ceil(most)) } else { left };
                 let next = match from + terms {
@@ -233,7 +233,7 @@ impl Gemm<'_> {
         };
         let wide = width > PANEL;
         // Rows of the next panel that are asked for with every tile.
-        let (next, each) = if wide {
+        let (next, each) = if wide && next[0] < self.columns {
             let at = next[1] * b.step + next[0] / PANEL * b.panel + next[0] % PANEL;
             (b.data.as_ptr().wrapping_add(at), (terms * 6).div_ceil(m))
         } else {
@@ -241,11 +241,11 @@ impl Gemm<'_> {
         };
         let mut i = 0;
         while i < m {
-            if wide {
+            if each > 0 {
                 let first = i / 6 * each;
                 for p in first..terms.min(first + each) {
                     for line in 0..4 {
-                        prefetch_far(next.wrapping_add(p * b.step + line / 2 * b.panel + line % 2 * WIDTH));
+                        prefetch::<true>(next.wrapping_add(p * b.step + line / 2 * b.panel + line % 2 * WIDTH));
                     }
                 }
             }
@@ -292,24 +292,14 @@ impl Gemm<'_> {
 /// from the last one for the machine to guess it.
 const AHEAD: usize = 16;
 
-/// Asks for a line of the cache; the address need not be one of the program's.
+/// Asks for a line of the cache, of the second one if it is `FAR` off; the address need not be one of the program's.
 #[inline(always)]
-fn prefetch(address: *const f32) {
+fn prefetch<const FAR: bool>(address: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the instruction is part of the base set, and a prefetch from any address only fails to help.
+    // SAFETY: the instructions are part of the base set, and a prefetch from any address only fails to help.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
-}
-
-#[inline(always)]
-fn prefetch_far(address: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as for `prefetch`.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        if FAR { _mm_prefetch::<_MM_HINT_T1>(address.cast()) } else { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
@@ -359,16 +349,16 @@ impl Tile {
         if self.a_step == 1 {
             let a = self.a.wrapping_add(self.rows * self.a_row + from);
             unrolled!(i < M {
-                prefetch(a.wrapping_add(i * self.a_row));
+                prefetch::<false>(a.wrapping_add(i * self.a_row));
             });
         }
-        // Two rows with every line of A's: all of them before the tile ends.
+        // Two rows with every line of A's, so that few terms ask for a part of them.
         let row = 2 * from / AHEAD;
         if row < M {
             let c = self.c.wrapping_add((self.rows + row) * self.stride).cast_const();
             for line in 0..4 {
-                prefetch(c.wrapping_add(line * WIDTH));
-                prefetch(c.wrapping_add(self.stride + line * WIDTH));
+                prefetch::<false>(c.wrapping_add(line * WIDTH));
+                prefetch::<false>(c.wrapping_add(self.stride + line * WIDTH));
             }
         }
     }
@@ -388,7 +378,7 @@ impl Tile {
         sums: &mut [[V; N]; M],
     ) {
         for _ in 0..count {
-            prefetch(a.wrapping_add(ahead));
+            prefetch::<false>(a.wrapping_add(ahead));
             let mut right = [V::zero(); N];
             // SAFETY: the caller's.
             unsafe {

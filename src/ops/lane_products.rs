@@ -179,6 +179,7 @@ struct Ahead<'a, T> {
 
 impl<'a, T> Ahead<'a, T> {
     fn new(soon: Soon<'a, T>, extent: Extent, part: Part) -> Self {
+        // About so many blocks: what a few of them too many leave is not asked for.
         let blocks = (extent.rows / SIDE).max(1) * (extent.columns / SIDE).max(1);
         let blocks = if matches!(part, Part::Lower(_)) { blocks.div_ceil(2) } else { blocks };
         let rows = soon.entries.len() / soon.row;

@@ -11,7 +11,7 @@ pub const LANES: usize = 16;
 
 /// One scalar of each of [`LANES`] prompts, in memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub struct Lanes<T>(pub [T; LANES]);
 
 impl<T: Real> Lanes<T> {

@@ -1,4 +1,5 @@
-//! Memory that is kept from step to step: asking the system for it anew costs as much as some layers do.
+//! Memory that is kept from step to step: asking the system for it anew costs as much as some layers do. What is no longer needed
+//! stays in a pool for the next that asks, until the process ends.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
@@ -11,7 +12,7 @@ use super::simd::WIDTH;
 /// What memory of any content can be read as.
 ///
 /// # Safety
-/// Any bits are a value, zeros are zero, the size is a multiple of an `f32`'s, and 64 a multiple of the alignment.
+/// Any bits are a value, there is no padding, zeros are zero, the size is a multiple of an `f32`'s, and 64 one of the alignment.
 #[doc(hidden)]
 pub unsafe trait Plain: Copy + Send + Sync + 'static {}
 
@@ -142,8 +143,8 @@ impl<T: Plain> DerefMut for Piece<T> {
 
 /// Cuts a buffer into pieces: many small ones have no huge pages of their own.
 pub(super) struct Pieces<T: Plain> {
-    /// The buffer and its first entry; without one, pieces are counted and empty.
-    buffer: Option<(Arc<Buffer<T>>, *mut T)>,
+    /// The buffer, its first entry and how many it has; without one, pieces are counted and empty.
+    buffer: Option<(Arc<Buffer<T>>, *mut T, usize)>,
     used: usize,
 }
 
@@ -153,8 +154,9 @@ impl<T: Plain> Pieces<T> {
         let mut counted = Pieces { buffer: None, used: 0 };
         make(&mut counted);
         let mut buffer = Buffer::zeros(counted.used);
-        let start = buffer.as_mut().as_mut_ptr();
-        make(&mut Pieces { buffer: Some((Arc::new(buffer), start)), used: 0 })
+        let entries = buffer.as_mut();
+        let (start, len) = (entries.as_mut_ptr(), entries.len());
+        make(&mut Pieces { buffer: Some((Arc::new(buffer), start, len)), used: 0 })
     }
 
     /// The next `len` entries.
@@ -163,10 +165,10 @@ impl<T: Plain> Pieces<T> {
     /// If `make` asks for more the second time than the first.
     pub fn take(&mut self, len: usize) -> Piece<T> {
         let at = self.used;
-        self.used += len;
+        self.used = at.saturating_add(len);
         match &self.buffer {
-            Some((buffer, start)) if len > 0 => {
-                assert!(self.used <= buffer.as_ref().as_ref().len(), "more pieces than were counted");
+            Some((buffer, start, most)) if len > 0 => {
+                assert!(self.used <= *most, "more pieces than were counted");
                 // SAFETY: an entry of the buffer, as has just been seen.
                 Piece { start: unsafe { start.add(at) }, len, _buffer: Some(Arc::clone(buffer)) }
             }

@@ -691,7 +691,7 @@ struct Store<T: OnLanes> {
     k: Piece<Lanes<T>>,
     v: Piece<Lanes<T>>,
     o: Piece<Lanes<T>>,
-    /// Attention weights, `[heads, queries, tokens]`; empty if the backward pass computes them once more.
+    /// Attention weights, `[heads, queries, tokens]`; empty if there are none or the backward pass computes them once more.
     weights: Piece<Lanes<T>>,
     /// What the features of queries and keys are made of, `[heads, tokens, key]`: their derivative asks for signs that
     /// products do not show. Empty without features.

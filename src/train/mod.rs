@@ -1,4 +1,4 @@
-//! Training: optimisers behind dfdx's trait, schedules, checkpoints, and the loop that resumes bit for bit.
+//! Training: optimisers (behind dfdx's trait too), schedules, checkpoints, and the loop that resumes bit for bit.
 
 pub mod ahead;
 pub mod checkpoint;

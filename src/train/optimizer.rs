@@ -86,7 +86,8 @@ pub trait Stateful {
     /// they may be changed.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a model with other tensors than those of the steps before; it is then unchanged.
+    /// [`Error::Shape`] for a model with other tensors than those of the steps before; it is then unchanged. Those of
+    /// [`Parameters::update`].
     fn step<M: Parameters>(&mut self, model: &mut M, gradients: Gradients<f32, Cpu>) -> Result<()>;
     /// The base learning rate times `factor` from the next step on.
     fn set_rate_factor(&mut self, factor: f64);

@@ -148,6 +148,9 @@ pub struct Trainer<'a> {
 impl Trainer<'_> {
     /// Trains from the saved state, if there is one with the same fingerprint, else from the start.
     ///
+    /// It works on a thread of rayon's pool, and so do the problem, the optimiser and the observer. Of two trainings at a time one may
+    /// wait for the other: each is best the only one of its process.
+    ///
     /// # Errors
     /// [`Error::Invalid`] for no steps, or steps to be recorded that are not ascending.
     /// [`Error::Interrupted`] when the observer asks to stop; the state is saved first. [`Error::Numerical`] when the
@@ -206,7 +209,9 @@ impl Trainer<'_> {
                 let state = format!("{} at step {step} of {}, {kept}", self.task, self.steps);
                 return Err(Error::Interrupted { state });
             }
-            optimizer.step(problem.model(), gradients)?;
+            optimizer
+                .step(problem.model(), gradients)
+                .map_err(|e| Error::numerical(format!("training of {}", self.task), e.to_string()))?;
             step += 1;
             if shown.elapsed() > Duration::from_millis(100) || step == self.steps {
                 shown = Instant::now();
