@@ -494,3 +494,22 @@ fn every_number_of_threads_gives_the_same_bits() {
 fn lesser_instruction_sets_pass_too() {
     instruction_sets::tests_pass_with_lesser_ones("lesser_instruction_sets_pass_too");
 }
+
+#[test]
+fn the_tensor_of_the_parameters_has_the_numbers_that_they_have_now() {
+    let config = LstmConfig { inputs: 2, outputs: 1, layers: 1, width: 3 };
+    let mut model = Lstm::init(config, 0).unwrap();
+    let before = model.params();
+    model.set_tensor("read_out.bias", &[7.0]).unwrap();
+    // A clone that is made before anyone has asked.
+    for model in [&model.clone(), &model] {
+        assert_eq!(model.params().as_vec(), model.values());
+        assert_eq!(model.params().as_vec().last(), Some(&7.0));
+    }
+    // A gradient in the tensor of before is one in that of now.
+    let gradients = before.leaky_trace().sum().backward();
+    assert!(gradients.get(&model.params()).as_vec().iter().all(|g| *g == 1.0));
+    // A refused change is none.
+    assert!(model.set_tensor("read_out.bias", &[f32::NAN]).is_err());
+    assert_eq!(model.params().as_vec(), model.values());
+}
