@@ -249,12 +249,13 @@ impl Affine {
     pub fn gradient_in_weights(&self, g: &mut [f32], m: usize, x: (&[f32], usize), dy: (&[f32], usize), add: bool) {
         let into = &mut g[self.gradient.clone()];
         let start = Start { bias: None, add };
-        let padded;
+        let mut padded;
         let (rows, columns, left, right) = if tall(self.inputs, self.columns) {
             let mut x = x;
-            if x.1 < self.inputs.next_multiple_of(WIDTH) {
+            if x.1 == self.inputs && !self.inputs.is_multiple_of(WIDTH) {
                 // Tokens as the user has them: a right factor is read by whole vectors.
-                padded = in_whole_vectors(m, self.inputs, x);
+                padded = Buffer::take(m * stride(self.inputs));
+                spread_rows(x.0, self.inputs, padded.as_mut(), stride(self.inputs));
                 x = (padded.as_ref(), stride(self.inputs));
             }
             (self.columns, self.inputs, dy, x)
@@ -341,13 +342,12 @@ impl Affine {
     }
 }
 
-/// `m` rows of `width` entries, [`stride`] apart.
-fn in_whole_vectors(m: usize, width: usize, rows: (&[f32], usize)) -> Buffer {
-    let mut padded = Buffer::zeros(m * stride(width));
-    for (to, row) in padded.as_mut().chunks_exact_mut(stride(width)).zip(rows.0.chunks(rows.1)) {
-        to[..width].copy_from_slice(&row[..width]);
+/// Rows one after the other to rows `stride` apart, zeros between them.
+pub(super) fn spread_rows(from: &[f32], width: usize, to: &mut [f32], stride: usize) {
+    for (to, from) in to.chunks_exact_mut(stride).zip(from.chunks_exact(width)) {
+        to[..width].copy_from_slice(from);
+        to[width..].fill(0.0);
     }
-    padded
 }
 
 /// to += factor * row.

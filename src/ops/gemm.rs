@@ -4,7 +4,7 @@
 //! the same; B is read a vector at a time, from a matrix as it is or from panels of [`PANEL`] columns ([`pack`]), which
 //! keep what the tile needs in a few cache lines.
 
-use super::simd::{self, InstructionSet, Job, Simd, WIDTH, dispatch};
+use super::simd::{self, InstructionSet, Job, Simd, WIDTH, dispatch, prefetch};
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
 
@@ -292,19 +292,6 @@ impl Gemm<'_> {
 /// from the last one for the machine to guess it.
 const AHEAD: usize = 16;
 
-/// Asks for a line of the cache, of the second one if it is `FAR` off; the address need not be one of the program's.
-#[inline(always)]
-fn prefetch<const FAR: bool>(address: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the instructions are part of the base set, and a prefetch from any address only fails to help.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-        if FAR { _mm_prefetch::<_MM_HINT_T1>(address.cast()) } else { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
-}
-
 /// `$body` for `$i` from 0 to below `$n` <= 8, written out: of loops over larger tiles the compiler makes loops, and keeps the
 /// sums in memory.
 macro_rules! unrolled {
@@ -425,6 +412,7 @@ impl Tile {
                     self.add_terms(count, self.ahead, &mut a, &mut b, &a_rows, &mut sums);
                 }
             } else {
+                // Not `ahead` of the tile: one number more to keep in a register costs low tiles a twentieth.
                 self.add_terms(self.terms, AHEAD * self.a_step, &mut a, &mut b, &a_rows, &mut sums);
             }
             unrolled!(i < M {

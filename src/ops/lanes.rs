@@ -4,7 +4,7 @@
 //! [`LANES`] scalars, one of each of sixteen prompts, and every multiply-add one or two vector instructions. The
 //! instructions are written out: left to itself, the compiler vectorises over the columns of the small matrices.
 
-use super::simd::InstructionSet;
+use super::simd::{self, InstructionSet};
 
 /// Prompts in a tile.
 pub const LANES: usize = 16;
@@ -48,14 +48,9 @@ pub(super) fn in_lanes_mut(data: &mut [f32]) -> &mut [Lanes<f32>] {
 /// Has these brought into the second cache while other work goes on: what comes from further away is waited for otherwise.
 #[inline(always)]
 pub fn prefetch<T>(lanes: &[Lanes<T>]) {
-    #[cfg(target_arch = "x86_64")]
     for line in lanes {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: every processor of this architecture has the instruction, which reads nothing that a program sees.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(line).cast()) };
+        simd::prefetch::<true>(std::ptr::from_ref(line).cast());
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = lanes;
 }
 
 /// [`LANES`] scalars in registers. A type of an instruction set exists only inside [`dispatch`], which checks for it.

@@ -21,7 +21,7 @@ use dfdx::prelude::{
 };
 use rayon::prelude::*;
 
-use super::affine::{Affine, Places, Sizes, stride};
+use super::affine::{Affine, Places, Sizes, spread_rows, stride};
 use super::attention::{Attention, Heads, MARGIN};
 use super::contiguous;
 use super::layer_norm::{Rows, normalise, normalise_backward};
@@ -410,14 +410,6 @@ fn add_to<S: Shape>(
 ) -> std::result::Result<(), CpuError> {
     gradients.get_or_alloc_mut(x)?.iter_mut().zip(d).for_each(|(g, d)| *g += d);
     Ok(())
-}
-
-/// Rows one after the other to rows `stride` apart, zeros between them.
-fn spread_rows(from: &[f32], width: usize, to: &mut [f32], stride: usize) {
-    for (to, from) in to.chunks_exact_mut(stride).zip(from.chunks_exact(width)) {
-        to[..width].copy_from_slice(from);
-        to[width..].fill(0.0);
-    }
 }
 
 /// Rows `stride` apart to rows one after the other.

@@ -992,12 +992,12 @@ fn mix<T: OnLanes>(
     scale: T,
     (m, x): (&[Lanes<T>], &[Lanes<T>]),
     out: &mut [Lanes<T>],
-    ahead: Soon<'_, T>,
 ) {
     let Causal { queries, count, tokens, .. } = *causal;
     let extent = Extent { rows: count, columns: channels, inner: tokens };
     let (m, x) = ((m, View::new(0, tokens, 1)), (x, View::new(0, 1, channels)));
-    product::<T, _, false>(extent, Part::SumBelow(queries), scale, m, x, (out, View::new(0, channels, 1)), ahead);
+    let out = (out, View::new(0, channels, 1));
+    product::<T, _, false>(extent, Part::SumBelow(queries), scale, m, x, out, Soon::nothing());
 }
 
 /// `out += scale Mᵀ x`, the adjoint of [`mix`] in x: the tokens' sums over the queries that see them. What `out` held before
@@ -1198,7 +1198,9 @@ impl<T: OnLanes> Pass<T> {
 
     /// A pass over `tokens` tokens that computes these of the last residual stream, and so many channels of it.
     fn new(a: &Architecture, tokens: usize, read: (Rows, usize)) -> Self {
-        Pieces::of_one_buffer(|pieces| Pass::laid_out(a, tokens, read, pieces))
+        let placed = a.layers.iter().any(|l| l.positions);
+        let places = if placed { positions(tokens, a.width) } else { Vec::new() };
+        Pass { places, ..Pieces::of_one_buffer(|pieces| Pass::laid_out(a, tokens, read, pieces)) }
     }
 
     fn laid_out(
@@ -1230,7 +1232,6 @@ impl<T: OnLanes> Pass<T> {
         };
         let squares =
             if a.layers.iter().any(|l| l.mixer.scalar().is_none()) { tokens * tokens.min(AT_A_TIME) } else { 0 };
-        let placed = a.layers.iter().any(|l| l.positions);
         let mixed = a.layers.iter().map(Layer::mixed).max().unwrap_or(0);
         let plain = a.layers.iter().filter(|l| l.features > 0).map(|l| l.key).max().unwrap_or(0);
         let mut x: Vec<Piece<Lanes<T>>> = a.layers.iter().map(|_| pieces.take(tokens * a.width)).collect();
@@ -1248,7 +1249,7 @@ impl<T: OnLanes> Pass<T> {
             adjoints: std::array::from_fn(|_| pieces.take(tokens * mixed)),
             plain: pieces.take(tokens * plain),
             prediction: pieces.take(rows.count * a.output),
-            places: if placed { positions(tokens, a.width) } else { Vec::new() },
+            places: Vec::new(),
         }
     }
 
@@ -1339,7 +1340,7 @@ impl<T: OnLanes> Pass<T> {
                 for causal in Causal::blocks(queries) {
                     let scores = if kept > 0 { &mut store.weights[h * kept..][..kept] } else { &mut **scores };
                     weights(&causal, layer, &q[causal.place(mixed)], k, scores, Soon::nothing());
-                    mix(&causal, key, T::of(1.0), (scores, v), &mut o[causal.place(key)], Soon::nothing());
+                    mix(&causal, key, T::of(1.0), (scores, v), &mut o[causal.place(key)]);
                 }
             }
             // The next head's queries.
@@ -1520,7 +1521,7 @@ impl<T: OnLanes> Pass<T> {
                 }
                 // The gradient in the outputs gives way to that in the queries, where that is no wider.
                 let in_queries = if powers > 0 { &mut d2[causal.place(mixed)] } else { in_outputs };
-                mix(&causal, mixed, scale, (&self.slopes, k), in_queries, Soon::nothing());
+                mix(&causal, mixed, scale, (&self.slopes, k), in_queries);
                 mix_adjoint(&causal, mixed, scale, (&self.slopes, q), d1, Soon::nothing());
             }
             through(sum, Kind::Value, d0, Soon::nothing());

@@ -101,6 +101,19 @@ pub(super) fn vectors_mut(data: &mut [f32], at: usize, count: usize) -> &mut [[f
     &mut data[at..].as_chunks_mut().0[..count]
 }
 
+/// Asks for a line of the cache, of the second one if it is `FAR` off; the address need not be one of the program's.
+#[inline(always)]
+pub(super) fn prefetch<const FAR: bool>(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instructions are part of the base set, and a prefetch from any address only fails to help.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        if FAR { _mm_prefetch::<_MM_HINT_T1>(address.cast()) } else { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Plain arrays, for processors without an implementation of their own.
 #[derive(Clone, Copy)]
 pub struct Portable([f32; WIDTH]);
