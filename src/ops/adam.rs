@@ -1,8 +1,6 @@
 //! Adam's update, and the norm of a gradient, with the instructions of the machine. Every operation is rounded on its own, so
 //! that the result is the same on all of them.
 
-use rayon::prelude::*;
-
 use super::simd::{Job, Simd, WIDTH, dispatch};
 
 /// The numbers of a step: those of [`crate::train::Adam`] with their corrections.
@@ -21,30 +19,39 @@ pub(crate) struct Step {
 /// Entries in a piece of work.
 const PIECE: usize = 1 << 15;
 
-/// m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², and p ← decay p - rate m / (sqrt(v) / correction + ε).
-pub(crate) fn update(step: Step, params: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
-    if gradient.len() <= PIECE {
-        // To ask the thread pool takes longer than to do this.
-        return dispatch(Update { step, p: params, g: gradient, m: first, v: second });
+/// A parameter tensor, or a piece of one, with its gradient and its moments.
+pub(crate) struct Moving<'a> {
+    pub params: &'a mut [f32],
+    pub gradient: &'a [f32],
+    pub first: &'a mut [f32],
+    pub second: &'a mut [f32],
+}
+
+impl<'a> Moving<'a> {
+    /// Its pieces, each the work of one thread at a time.
+    pub fn pieces(self) -> impl Iterator<Item = Moving<'a>> {
+        let Moving { params, gradient, first, second } = self;
+        let moments = first.chunks_mut(PIECE).zip(second.chunks_mut(PIECE));
+        let pieces = params.chunks_mut(PIECE).zip(gradient.chunks(PIECE)).zip(moments);
+        pieces.map(|((params, gradient), (first, second))| Moving { params, gradient, first, second })
     }
-    let moments = first.par_chunks_mut(PIECE).zip(second.par_chunks_mut(PIECE));
-    let pieces = params.par_chunks_mut(PIECE).zip(gradient.par_chunks(PIECE)).zip(moments);
-    pieces.for_each(|((p, g), (m, v))| dispatch(Update { step, p, g, m, v }));
+
+    /// m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², and p ← decay p - rate m / (sqrt(v) / correction + ε).
+    pub fn update(self, step: Step) {
+        dispatch(Update { step, piece: self });
+    }
 }
 
 struct Update<'a> {
     step: Step,
-    p: &'a mut [f32],
-    g: &'a [f32],
-    m: &'a mut [f32],
-    v: &'a mut [f32],
+    piece: Moving<'a>,
 }
 
 impl Job for Update<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Simd>(self) {
-        let Update { step, p, g, m, v } = self;
+        let Update { step, piece: Moving { params: p, gradient: g, first: m, second: v } } = self;
         let ((p, p_end), (g, g_end)) = (p.as_chunks_mut(), g.as_chunks());
         let ((m, m_end), (v, v_end)) = (m.as_chunks_mut(), v.as_chunks_mut());
         for i in 0..p.len().min(g.len()).min(m.len()).min(v.len()) {
@@ -78,10 +85,13 @@ fn vector<V: Simd>(step: Step, p: &mut [f32; WIDTH], g: &[f32; WIDTH], m: &mut [
     second.store(v);
 }
 
-/// The sum of squares, in eight sums that do not wait for each other.
+/// The sum of squares, in sums that do not wait for each other.
 pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
     dispatch(Squares(values))
 }
+
+/// Sums at a time: four vectors of double precision.
+const SUMS: usize = 32;
 
 struct Squares<'a>(&'a [f32]);
 
@@ -91,15 +101,15 @@ impl Job for Squares<'_> {
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) -> f64 {
-        let (chunks, rest) = self.0.as_chunks::<8>();
-        let mut sums = [0.0; 8];
+        let (chunks, rest) = self.0.as_chunks::<SUMS>();
+        let mut sums = [0.0; SUMS];
         for k in 0..chunks.len() {
-            for i in 0..8 {
+            for i in 0..SUMS {
                 let v = f64::from(chunks[k][i]);
                 sums[i] += v * v;
             }
         }
-        for i in 1..8 {
+        for i in 1..SUMS {
             sums[0] += sums[i];
         }
         let mut end = 0.0;

@@ -36,7 +36,7 @@ impl Job for Forward<'_> {
                 let v = V::load(&x[c]);
                 let square = v.mul(v);
                 let u = v.mul(V::splat(LINEAR).add_mul(V::splat(CUBIC), square));
-                let sigma = one.add(V::zero().sub(u).exp()).inverse();
+                let sigma = u.logistic(1.0);
                 let du = V::splat(LINEAR).add_mul(V::splat(3.0 * CUBIC), square);
                 let value = v.mul(sigma);
                 sigma.add_mul(value.mul(du), one.sub(sigma)).store(&mut slope[c]);

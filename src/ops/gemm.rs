@@ -292,6 +292,13 @@ impl Gemm<'_> {
 /// from the last one for the machine to guess it.
 const AHEAD: usize = 16;
 
+/// A's rows and a panel of B are read entry after entry, and term after term.
+const ROWS: u8 = 1;
+/// A term of A is read entry after entry, by a whole tile.
+const COLUMNS: u8 = 2;
+/// With every term, what is ahead in A is asked for.
+const ASKED: u8 = 4;
+
 /// `$body` for `$i` from 0 to below `$n` <= 8, written out: of loops over larger tiles the compiler makes loops, and keeps the
 /// sums in memory.
 macro_rules! unrolled {
@@ -350,37 +357,65 @@ impl Tile {
         }
     }
 
+    /// Adds the term at `a` and `b` to the sums.
+    ///
+    /// # Safety
+    /// A and B must hold it, and be what `FORM` says.
+    #[inline(always)]
+    unsafe fn add_term<V: Simd, const M: usize, const N: usize, const FORM: u8>(
+        &self,
+        a: *const f32,
+        b: *const f32,
+        a_rows: &[usize; M],
+        sums: &mut [[V; N]; M],
+    ) {
+        if FORM & ASKED != 0 {
+            prefetch::<false>(a.wrapping_add(self.ahead));
+        }
+        let mut right = [V::zero(); N];
+        // SAFETY: the caller's.
+        unsafe {
+            unrolled!(j < N {
+                right[j] = V::load(&*b.add(j / 2 * self.b_panel + j % 2 * WIDTH).cast());
+            });
+            unrolled!(i < M {
+                let left = V::splat(*a.add(if FORM & COLUMNS != 0 { i } else { a_rows[i] }));
+                unrolled!(j < N {
+                    sums[i][j] = sums[i][j].add_mul(left, right[j]);
+                });
+            });
+        }
+    }
+
     /// Adds `count` terms to the sums, and moves on in A and B.
     ///
     /// # Safety
-    /// A and B must hold them.
+    /// A and B must hold them, and be what `FORM` says.
     #[inline(always)]
-    unsafe fn add_terms<V: Simd, const M: usize, const N: usize>(
+    unsafe fn add_terms<V: Simd, const M: usize, const N: usize, const FORM: u8>(
         &self,
         count: usize,
-        ahead: usize,
         a: &mut *const f32,
         b: &mut *const f32,
         a_rows: &[usize; M],
         sums: &mut [[V; N]; M],
     ) {
-        for _ in 0..count {
-            prefetch::<false>(a.wrapping_add(ahead));
-            let mut right = [V::zero(); N];
-            // SAFETY: the caller's.
-            unsafe {
-                unrolled!(j < N {
-                    right[j] = V::load(&*b.add(j / 2 * self.b_panel + j % 2 * WIDTH).cast());
-                });
-                unrolled!(i < M {
-                    let left = V::splat(*a.add(a_rows[i]));
-                    unrolled!(j < N {
-                        sums[i][j] = sums[i][j].add_mul(left, right[j]);
-                    });
-                });
+        let a_step = if FORM & ROWS != 0 { 1 } else { self.a_step };
+        let b_step = if FORM & ROWS != 0 { PANEL } else { self.b_step };
+        // SAFETY: the caller's.
+        unsafe {
+            // Two in one turn of the loop: of a processor's time that another thread has a share in, counting takes a twentieth.
+            for _ in 0..count / 2 {
+                self.add_term::<V, M, N, FORM>(*a, *b, a_rows, sums);
+                self.add_term::<V, M, N, FORM>(a.wrapping_add(a_step), b.wrapping_add(b_step), a_rows, sums);
+                *a = a.wrapping_add(2 * a_step);
+                *b = b.wrapping_add(2 * b_step);
             }
-            *a = a.wrapping_add(self.a_step);
-            *b = b.wrapping_add(self.b_step);
+            if count % 2 == 1 {
+                self.add_term::<V, M, N, FORM>(*a, *b, a_rows, sums);
+                *a = a.wrapping_add(a_step);
+                *b = b.wrapping_add(b_step);
+            }
         }
     }
 
@@ -388,6 +423,31 @@ impl Tile {
     /// A, B, C, and the bias and the factors unless they are null, must hold the tile's rows, terms and columns; 0 < rows <= M.
     #[inline(always)]
     unsafe fn run<V: Simd, const M: usize, const N: usize>(self) {
+        // SAFETY: the caller's, and each form is what has been asked for.
+        unsafe {
+            if self.a_step == 1 && self.b_step == PANEL {
+                self.sum::<V, M, N, ROWS>();
+            } else if self.a_row != 1 || self.rows < M {
+                self.sum::<V, M, N, ASKED>();
+            } else if self.asks::<M>() {
+                self.sum::<V, M, N, { COLUMNS | ASKED }>();
+            } else {
+                self.sum::<V, M, N, COLUMNS>();
+            }
+        }
+    }
+
+    /// Whether what is `ahead` is in other lines of the cache than what the tile reads of A, or may be.
+    #[inline(always)]
+    fn asks<const M: usize>(&self) -> bool {
+        let line = |at: usize| (self.a as usize / size_of::<f32>() + at) / WIDTH;
+        !self.a_step.is_multiple_of(WIDTH) || line(self.ahead) != line(M - 1)
+    }
+
+    /// # Safety
+    /// As for [`Tile::run`]; A and B must be what `FORM` says.
+    #[inline(always)]
+    unsafe fn sum<V: Simd, const M: usize, const N: usize, const FORM: u8>(self) {
         // SAFETY: the caller's; rows beyond the last are the last one, computed again and not stored.
         unsafe {
             let (mut c_rows, mut a_rows) = ([0; M], [0; M]);
@@ -408,12 +468,10 @@ impl Tile {
             if N == 4 {
                 for from in (0..self.terms).step_by(AHEAD) {
                     self.ask_for_the_next::<M>(from);
-                    let count = AHEAD.min(self.terms - from);
-                    self.add_terms(count, self.ahead, &mut a, &mut b, &a_rows, &mut sums);
+                    self.add_terms::<V, M, N, FORM>(AHEAD.min(self.terms - from), &mut a, &mut b, &a_rows, &mut sums);
                 }
             } else {
-                // Not `ahead` of the tile: one number more to keep in a register costs low tiles a twentieth.
-                self.add_terms(self.terms, AHEAD * self.a_step, &mut a, &mut b, &a_rows, &mut sums);
+                self.add_terms::<V, M, N, FORM>(self.terms, &mut a, &mut b, &a_rows, &mut sums);
             }
             unrolled!(i < M {
                 if i < self.rows {

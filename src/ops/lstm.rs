@@ -382,15 +382,9 @@ impl Pass for Run<'_> {
 }
 
 #[inline(always)]
-fn sigmoid<V: Simd>(x: V) -> V {
-    V::splat(1.0).add(V::splat(-1.0).mul(x).exp()).inverse()
-}
-
-#[inline(always)]
 fn tanh<V: Simd>(x: V) -> V {
     // 2 σ(2x) - 1.
-    let sigma = V::splat(1.0).add(V::splat(-2.0).mul(x).exp()).inverse();
-    V::splat(-1.0).add_mul(V::splat(2.0), sigma)
+    V::splat(-1.0).add_mul(V::splat(2.0), x.logistic(2.0))
 }
 
 /// The four gates of a row, `count` vectors each.
@@ -428,10 +422,10 @@ impl Job for Forward<'_> {
             let squashed = vectors_mut(squashed, row * width, count);
             let state = vectors_mut(state, row * width, count);
             for u in 0..count {
-                let in_gate = sigmoid(V::load(&i[u]));
-                let forget = sigmoid(V::load(&f[u]));
+                let in_gate = V::load(&i[u]).logistic(1.0);
+                let forget = V::load(&f[u]).logistic(1.0);
                 let new = tanh(V::load(&g[u]));
-                let out = sigmoid(V::load(&o[u]));
+                let out = V::load(&o[u]).logistic(1.0);
                 let c = in_gate.mul(new).add_mul(forget, V::load(&before[u]));
                 let s = tanh(c);
                 in_gate.store(&mut i[u]);

@@ -36,6 +36,7 @@ pub mod sequence;
 pub mod sequence_transformer;
 pub mod simd;
 pub(crate) mod symmetric;
+pub(crate) mod threads;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 pub mod wishart;

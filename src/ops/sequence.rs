@@ -13,6 +13,7 @@ use super::affine::{Affine, Sizes, stride};
 use super::contiguous;
 use super::memory::Buffer;
 use super::simd::{Job, Simd, WIDTH, dispatch};
+use super::threads::each;
 use crate::error::array_len;
 use crate::{Error, Result};
 
@@ -101,7 +102,7 @@ fn prepare(network: &dyn Network, params: &[f32]) -> Buffer {
         work.push((affine, mine));
         rest = later;
     }
-    work.into_par_iter().for_each(|(affine, out)| affine.prepare(params, out));
+    each(work, |(affine, out)| affine.prepare(params, out));
     network.prepare_rest(params, rest);
     prepared
 }
@@ -152,8 +153,10 @@ impl<'a> Batch<'a> {
             return self;
         }
         let inputs = config.entries()[0];
-        let sequences = self.tokens.chunks_exact(self.length * inputs);
-        tokens.extend(sequences.flat_map(|sequence| &sequence[..length * inputs]));
+        tokens.reserve_exact(self.batch * length * inputs);
+        for sequence in self.tokens.chunks_exact(self.length * inputs) {
+            tokens.extend_from_slice(&sequence[..length * inputs]);
+        }
         Batch { tokens, length, ..self }
     }
 
@@ -214,7 +217,7 @@ pub(crate) fn predict(config: &impl Architecture, params: &[f32], batch: Batch<'
         work.push((part, mine));
         rest = later;
     }
-    work.into_par_iter().for_each(|(part, out)| {
+    each(work, |(part, out): (Range<usize>, &mut [f32])| {
         for chunk in batch.chunks(&part, network.group()) {
             let mut memory = Buffer::take(network.workspace(chunk.len()));
             let mut pass = network.pass(params, prepared.as_ref(), chunk.len(), memory.as_mut());
@@ -235,19 +238,15 @@ pub(crate) fn hidden_states(config: &impl Architecture, params: &[f32], batch: B
     let network = &*config.network(batch.length);
     batch.check_room(network)?;
     let prepared = prepare(network, params);
-    let parts: Vec<Vec<Vec<f32>>> = batch
-        .parts()
-        .into_par_iter()
-        .map(|part| {
-            let mut states = vec![Vec::new(); network.states()];
-            for chunk in batch.chunks(&part, network.group()) {
-                let mut memory = Buffer::take(network.workspace(chunk.len()));
-                let mut pass = network.pass(params, prepared.as_ref(), chunk.len(), memory.as_mut());
-                pass.forward(batch.tokens(&chunk, config.entries()[0]), batch.every, Some(&mut states));
-            }
-            states
-        })
-        .collect();
+    let parts = each(batch.parts(), |part| {
+        let mut states = vec![Vec::new(); network.states()];
+        for chunk in batch.chunks(&part, network.group()) {
+            let mut memory = Buffer::take(network.workspace(chunk.len()));
+            let mut pass = network.pass(params, prepared.as_ref(), chunk.len(), memory.as_mut());
+            pass.forward(batch.tokens(&chunk, config.entries()[0]), batch.every, Some(&mut states));
+        }
+        states
+    });
     Ok((0..network.states()).map(|l| parts.iter().flat_map(|part| &part[l]).copied().collect()).collect())
 }
 
@@ -292,7 +291,7 @@ pub(crate) fn differentiate(
         let prepared = prepare(network, params);
         let w = prepared.as_ref();
         let work = Work { network, w, params, batch, objective, in_tokens, entries: [inputs, outputs] };
-        let parts: Vec<_> = batch.parts().into_par_iter().map(|part| work.gradient(&part)).collect();
+        let parts = each(batch.parts(), |part| work.gradient(&part));
         let loss = parts.iter().map(|(loss, ..)| loss).sum();
         let tokens = in_tokens.then(|| {
             let mut all = vec![0.0; batch.batch * length * inputs];
@@ -319,7 +318,7 @@ fn unfold(network: &dyn Network, params: &[f32], mut parts: Vec<Buffer>, gradien
         (rest, at) = (later, at + affine.gradient_len());
     }
     // A layer is unfolded while its sum is in the cache.
-    work.into_par_iter().for_each(|(affine, at, sum, tensors)| {
+    each(work, |(affine, at, sum, tensors)| {
         add_in_order(sum, others, at);
         affine.unfold(params, sum, tensors);
     });

@@ -16,6 +16,7 @@ use super::lane_products::{ABOVE, Extent, OnLanes, Part, Queries, Shared, Soon, 
 use super::lanes::{Kernel, LANES, Lanes, Vector, exp, prefetch};
 use super::memory::{Buffer, Piece, Pieces};
 use super::mesa_layer::{self, Head, Workspace};
+use super::threads::each;
 use crate::error::array_len;
 use crate::{Error, Result};
 
@@ -613,12 +614,9 @@ fn pull<T: OnLanes>(
         None => (0..count).map(|_| None).collect(),
     };
     // A piece a tile, added up in the order of the tiles: the result does not depend on the number of threads.
-    let pieces: Vec<(f64, Buffer<T>)> = into
-        .into_par_iter()
-        .zip(tokens.tiles.par_chunks(tokens.tile()))
-        .zip(targets.tiles.par_chunks(targets.tile()))
-        .enumerate()
-        .map(|(i, ((into, tile), target))| {
+    let of_tiles = tokens.tiles.chunks(tokens.tile()).zip(targets.tiles.chunks(targets.tile()));
+    let pieces: Vec<(f64, Buffer<T>)> =
+        each(into.into_iter().zip(of_tiles).enumerate(), |(i, (into, (tile, target)))| {
             let mut pass = Pass::take(a, needed, (Rows { count: needed.div_ceil(step), step }, a.read()));
             let tile = &tile[..needed * a.input];
             pass.forward(parameters, tile);
@@ -628,12 +626,11 @@ fn pull<T: OnLanes>(
             pass.backward(parameters, tile, &e, sum.as_mut(), into);
             pass.keep();
             (value, sum)
-        })
-        .collect();
+        });
     let total = pieces.iter().map(|(value, _)| value).sum();
     let mut sum = vec![T::default(); parameters.len()];
     const STRETCH: usize = 1 << 12;
-    sum.par_chunks_mut(STRETCH).enumerate().for_each(|(k, sum)| {
+    each(sum.chunks_mut(STRETCH).enumerate(), |(k, sum)| {
         T::on_lanes(SumOfPieces { pieces: &pieces, at: k * STRETCH, sum });
     });
     Ok(Slope { loss: total, parameters: sum })

@@ -4,11 +4,11 @@ use dfdx::optim::{Optimizer, OptimizerUpdateError};
 use dfdx::prelude::{Cpu, CpuError, Gradients};
 use serde::{Deserialize, Serialize};
 
-use super::optimizer::{AdamConfig, Stateful, clip, device_error, fit, is_named, named, positive};
+use super::optimizer::{AdamConfig, Stateful, clip, device_error, fit, is_named, moving, named, positive};
 use crate::models::{Parameters, WithGradient};
-use crate::ops::adam::update;
 use crate::ops::gemm::{Left, Right, Start, gemm};
 use crate::ops::simd::WIDTH;
+use crate::ops::threads::each;
 use crate::{Error, Result};
 
 /// Configuration of [`Muon`].
@@ -171,14 +171,12 @@ impl Stateful for Muon {
             }
             clip(self.config.adam.clip, &mut tensors);
             self.steps += 1;
-            let moments = self.first.iter_mut().zip(&mut self.second);
-            for (tensor, (first, second)) in tensors.into_iter().zip(moments) {
-                let step = self.config.adam.step(self.steps, self.factor);
-                match matrices(tensor.name, tensor.shape) {
-                    None => update(step, tensor.values, tensor.gradient, first, second),
-                    Some(matrices) => self.config.step(self.factor, tensor, &matrices, first),
-                }
-            }
+            let step = self.config.adam.step(self.steps, self.factor);
+            let tensors = tensors.into_iter().zip(self.first.iter_mut().zip(&mut self.second));
+            each(tensors, |(tensor, (first, second))| match matrices(tensor.name, tensor.shape) {
+                None => moving(tensor, first, second).update(step),
+                Some(matrices) => self.config.step(self.factor, tensor, &matrices, first),
+            });
             Ok(())
         })
     }

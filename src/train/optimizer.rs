@@ -2,11 +2,11 @@
 
 use dfdx::optim::{Optimizer, OptimizerUpdateError};
 use dfdx::prelude::{Cpu, CpuError, Gradients};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::models::{Parameters, WithGradient};
-use crate::ops::adam::{Step, sum_of_squares, update};
+use crate::ops::adam::{Moving, Step, sum_of_squares};
+use crate::ops::threads::each;
 use crate::{Error, Result};
 
 /// What is done to gradients before a step.
@@ -54,9 +54,9 @@ impl Clip {
             }
             Clip::Global(limit) => {
                 // Added in the order of the tensors, whichever thread was done first.
-                let squares: Vec<f64> = gradients.par_iter().map(|g| sum_of_squares(g.as_ref())).collect();
+                let squares = each(gradients.iter(), |g| sum_of_squares(g.as_ref()));
                 if let Some(factor) = shrinking(squares.iter().sum(), limit) {
-                    gradients.par_iter_mut().for_each(|g| scale(g.as_mut(), factor));
+                    each(gradients.iter_mut(), |g| scale(g.as_mut(), factor));
                 }
             }
             Clip::Element(limit) => {
@@ -190,12 +190,12 @@ impl Stateful for Adam {
             }
             self.steps += 1;
             let step = self.config.step(self.steps, self.factor);
-            let moments = self.first.par_iter_mut().zip(&mut self.second);
             // All inside the pool: each call of it from outside would wake a thread and wait for it.
             rayon::scope(|_| {
                 clip(self.config.clip, &mut tensors);
-                let tensors = tensors.par_iter_mut().zip(moments);
-                tensors.for_each(|(t, (first, second))| update(step, t.values, t.gradient, first, second));
+                let tensors = tensors.into_iter().zip(self.first.iter_mut().zip(&mut self.second));
+                let pieces = tensors.flat_map(|(t, (first, second))| moving(t, first, second).pieces());
+                each(pieces, |piece| piece.update(step));
             });
             Ok(())
         })
@@ -326,6 +326,11 @@ pub(super) fn fit(state: &mut Vec<Vec<f32>>, tensors: &[WithGradient<'_>]) -> Re
 
 pub(super) fn positive(what: &str, value: f64) -> Result<()> {
     if value.is_finite() && value > 0.0 { Ok(()) } else { Err(Error::invalid(what, value, "a positive finite number")) }
+}
+
+/// A tensor as Adam moves it.
+pub(super) fn moving<'a>(tensor: WithGradient<'a>, first: &'a mut [f32], second: &'a mut [f32]) -> Moving<'a> {
+    Moving { params: tensor.values, gradient: tensor.gradient, first, second }
 }
 
 /// Clips the tensors' gradients in place.

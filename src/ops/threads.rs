@@ -1,0 +1,47 @@
+//! Work that the threads of rayon's pool share item by item.
+//!
+//! rayon's iterators cut their items in halves that wait for one another. A thread that waits soon sleeps, and to be woken takes it as
+//! long as a small layer takes; a training step waits several times. Here every thread takes one item after the other, and the one
+//! that asked for them stays awake until the last is done.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long it stays awake: longer than an item of a small model takes.
+const AWAKE: Duration = Duration::from_millis(2);
+
+/// What `work` makes of each item, in their order, whichever thread it was made by. A thread begins with the same share of the
+/// items every time: of what it wrote in the last call, much is still in its cache in the next.
+pub(crate) fn each<T: Send, R: Send>(items: impl IntoIterator<Item = T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let items: Vec<_> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    let results: Vec<_> = items.iter().map(|_| Mutex::new(None)).collect();
+    let (count, threads, done) = (items.len(), rayon::current_num_threads(), AtomicUsize::new(0));
+    let take_all = || {
+        let mine = rayon::current_thread_index().unwrap_or(0) * count / threads;
+        for k in (mine..count).chain(0..mine) {
+            let item = lock(&items[k]).take();
+            if let Some(item) = item {
+                let result = work(item);
+                *lock(&results[k]) = Some(result);
+                done.fetch_add(1, Ordering::Release);
+            }
+        }
+    };
+    rayon::scope(|scope| {
+        for _ in 1..threads.min(count) {
+            scope.spawn(|_| take_all());
+        }
+        take_all();
+        let start = Instant::now();
+        while done.load(Ordering::Acquire) < count && start.elapsed() < AWAKE {
+            std::hint::spin_loop();
+        }
+    });
+    results.into_iter().filter_map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+}
+
+/// What a lock holds, even if a panic left it: then the panic goes on, and nobody sees it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
