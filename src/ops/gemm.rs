@@ -47,6 +47,9 @@ impl<'a> Right<'a> {
     }
 }
 
+/// Columns of one panel and a half.
+const THREE: usize = 3 * WIDTH;
+
 /// What the sums begin with.
 #[derive(Clone, Copy)]
 pub struct Start<'a> {
@@ -181,11 +184,13 @@ impl Gemm<'_> {
         while j < columns {
             let width = match columns - j {
                 left if square && left >= 2 * PANEL => 2 * PANEL,
+                // As many loads a multiply-add as the square ones, nearly, if three vectors leave no single one.
+                left if N == 2 && left >= THREE && left != 2 * PANEL => THREE,
                 left if N == 2 && left >= PANEL => PANEL,
                 _ => WIDTH,
             };
             // A panel's rows of C, or two panels of B, stay close while blocks are summed.
-            let most = if width > PANEL || gather { NEAR } else { BLOCK };
+            let most = if square && width > PANEL || gather { NEAR } else { BLOCK };
             let mut from = 0;
             loop {
                 // Blocks of equal size: a short one would read and write C for little. To divide takes as long as a row of a tile.
@@ -231,7 +236,7 @@ impl Gemm<'_> {
             Some(bias) if from == 0 => bias[j..].as_ptr(),
             _ => std::ptr::null(),
         };
-        let wide = width > PANEL;
+        let wide = width == 2 * PANEL;
         // Rows of the next panel that are asked for with every tile.
         let (next, each) = if wide && next[0] < self.columns {
             let at = next[1] * b.step + next[0] / PANEL * b.panel + next[0] % PANEL;
@@ -250,7 +255,7 @@ impl Gemm<'_> {
                 }
             }
             let height = match m - i {
-                _ if width <= PANEL => M,
+                _ if !wide => M,
                 // So that no row is computed for nothing, if their number is even.
                 4 | 8 => 4,
                 _ => 6,
@@ -277,10 +282,12 @@ impl Gemm<'_> {
             // SAFETY: `product` has checked that all rows, terms and columns of the tile are inside the slices.
             unsafe {
                 match (width, height) {
-                    (WIDTH, _) => tile.run::<V, M, 1>(),
-                    (PANEL, _) => tile.run::<V, M, N>(),
-                    (_, 4) => tile.run::<V, 4, 4>(),
-                    _ => tile.run::<V, 6, 4>(),
+                    (WIDTH, _) => tile.run::<V, M, 1, 0>(),
+                    (PANEL, _) => tile.run::<V, M, N, 0>(),
+                    (THREE, _) if j % PANEL == 0 => tile.run::<V, M, 3, 0>(),
+                    (THREE, _) => tile.run::<V, M, 3, 1>(),
+                    (_, 4) => tile.run::<V, 4, 4, 0>(),
+                    _ => tile.run::<V, 6, 4, 0>(),
                 }
             }
             i += height;
@@ -292,12 +299,14 @@ impl Gemm<'_> {
 /// from the last one for the machine to guess it.
 const AHEAD: usize = 16;
 
-/// A's rows and a panel of B are read entry after entry, and term after term.
+/// A's rows are read entry after entry.
 const ROWS: u8 = 1;
+/// B's rows are those of a panel.
+const PACKED: u8 = 2;
 /// A term of A is read entry after entry, by a whole tile.
-const COLUMNS: u8 = 2;
+const COLUMNS: u8 = 4;
 /// With every term, what is ahead in A is asked for.
-const ASKED: u8 = 4;
+const ASKED: u8 = 8;
 
 /// `$body` for `$i` from 0 to below `$n` <= 8, written out: of loops over larger tiles the compiler makes loops, and keeps the
 /// sums in memory.
@@ -313,7 +322,7 @@ macro_rules! unrolled {
     };
 }
 
-/// `rows` rows and N vectors of C.
+/// `rows` rows and N vectors of C, the first of which is vector AT of a panel.
 struct Tile {
     rows: usize,
     terms: usize,
@@ -362,7 +371,7 @@ impl Tile {
     /// # Safety
     /// A and B must hold it, and be what `FORM` says.
     #[inline(always)]
-    unsafe fn add_term<V: Simd, const M: usize, const N: usize, const FORM: u8>(
+    unsafe fn add_term<V: Simd, const M: usize, const N: usize, const AT: usize, const FORM: u8>(
         &self,
         a: *const f32,
         b: *const f32,
@@ -376,7 +385,7 @@ impl Tile {
         // SAFETY: the caller's.
         unsafe {
             unrolled!(j < N {
-                right[j] = V::load(&*b.add(j / 2 * self.b_panel + j % 2 * WIDTH).cast());
+                right[j] = V::load(&*b.add((j + AT) / 2 * self.b_panel + (j + AT) % 2 * WIDTH).cast());
             });
             unrolled!(i < M {
                 let left = V::splat(*a.add(if FORM & COLUMNS != 0 { i } else { a_rows[i] }));
@@ -392,7 +401,7 @@ impl Tile {
     /// # Safety
     /// A and B must hold them, and be what `FORM` says.
     #[inline(always)]
-    unsafe fn add_terms<V: Simd, const M: usize, const N: usize, const FORM: u8>(
+    unsafe fn add_terms<V: Simd, const M: usize, const N: usize, const AT: usize, const FORM: u8>(
         &self,
         count: usize,
         a: &mut *const f32,
@@ -401,18 +410,19 @@ impl Tile {
         sums: &mut [[V; N]; M],
     ) {
         let a_step = if FORM & ROWS != 0 { 1 } else { self.a_step };
-        let b_step = if FORM & ROWS != 0 { PANEL } else { self.b_step };
+        let b_step = if FORM & PACKED != 0 { PANEL } else { self.b_step };
         // SAFETY: the caller's.
         unsafe {
             // Two in one turn of the loop: of a processor's time that another thread has a share in, counting takes a twentieth.
-            for _ in 0..count / 2 {
-                self.add_term::<V, M, N, FORM>(*a, *b, a_rows, sums);
-                self.add_term::<V, M, N, FORM>(a.wrapping_add(a_step), b.wrapping_add(b_step), a_rows, sums);
+            let end = a.wrapping_add(count / 2 * 2 * a_step);
+            while *a != end {
+                self.add_term::<V, M, N, AT, FORM>(*a, *b, a_rows, sums);
+                self.add_term::<V, M, N, AT, FORM>(a.wrapping_add(a_step), b.wrapping_add(b_step), a_rows, sums);
                 *a = a.wrapping_add(2 * a_step);
                 *b = b.wrapping_add(2 * b_step);
             }
             if count % 2 == 1 {
-                self.add_term::<V, M, N, FORM>(*a, *b, a_rows, sums);
+                self.add_term::<V, M, N, AT, FORM>(*a, *b, a_rows, sums);
                 *a = a.wrapping_add(a_step);
                 *b = b.wrapping_add(b_step);
             }
@@ -422,17 +432,19 @@ impl Tile {
     /// # Safety
     /// A, B, C, and the bias and the factors unless they are null, must hold the tile's rows, terms and columns; 0 < rows <= M.
     #[inline(always)]
-    unsafe fn run<V: Simd, const M: usize, const N: usize>(self) {
+    unsafe fn run<V: Simd, const M: usize, const N: usize, const AT: usize>(self) {
         // SAFETY: the caller's, and each form is what has been asked for.
         unsafe {
             if self.a_step == 1 && self.b_step == PANEL {
-                self.sum::<V, M, N, ROWS>();
+                self.sum::<V, M, N, AT, { ROWS | PACKED }>();
+            } else if self.a_step == 1 {
+                self.sum::<V, M, N, AT, ROWS>();
             } else if self.a_row != 1 || self.rows < M {
-                self.sum::<V, M, N, ASKED>();
+                self.sum::<V, M, N, AT, ASKED>();
             } else if self.asks::<M>() {
-                self.sum::<V, M, N, { COLUMNS | ASKED }>();
+                self.sum::<V, M, N, AT, { COLUMNS | ASKED }>();
             } else {
-                self.sum::<V, M, N, COLUMNS>();
+                self.sum::<V, M, N, AT, COLUMNS>();
             }
         }
     }
@@ -447,7 +459,7 @@ impl Tile {
     /// # Safety
     /// As for [`Tile::run`]; A and B must be what `FORM` says.
     #[inline(always)]
-    unsafe fn sum<V: Simd, const M: usize, const N: usize, const FORM: u8>(self) {
+    unsafe fn sum<V: Simd, const M: usize, const N: usize, const AT: usize, const FORM: u8>(self) {
         // SAFETY: the caller's; rows beyond the last are the last one, computed again and not stored.
         unsafe {
             let (mut c_rows, mut a_rows) = ([0; M], [0; M]);
@@ -464,14 +476,20 @@ impl Tile {
                     }
                 });
             });
-            let (mut a, mut b) = (self.a, self.b);
+            let (mut a, mut b) = (self.a, self.b.wrapping_sub(AT * WIDTH));
             if N == 4 {
                 for from in (0..self.terms).step_by(AHEAD) {
                     self.ask_for_the_next::<M>(from);
-                    self.add_terms::<V, M, N, FORM>(AHEAD.min(self.terms - from), &mut a, &mut b, &a_rows, &mut sums);
+                    self.add_terms::<V, M, N, AT, FORM>(
+                        AHEAD.min(self.terms - from),
+                        &mut a,
+                        &mut b,
+                        &a_rows,
+                        &mut sums,
+                    );
                 }
             } else {
-                self.add_terms::<V, M, N, FORM>(self.terms, &mut a, &mut b, &a_rows, &mut sums);
+                self.add_terms::<V, M, N, AT, FORM>(self.terms, &mut a, &mut b, &a_rows, &mut sums);
             }
             unrolled!(i < M {
                 if i < self.rows {
@@ -571,10 +589,10 @@ fn rows_of<V: Simd, const M: usize, const N: usize>(
             // SAFETY: `small` has checked that all rows, terms and columns of the tile are inside the slices.
             unsafe {
                 match (m < M, wide) {
-                    (false, true) => tile.run::<V, M, 2>(),
-                    (false, false) => tile.run::<V, M, 1>(),
-                    (true, true) => Tile { rows: 1, ..tile }.run::<V, 1, 2>(),
-                    (true, false) => Tile { rows: 1, ..tile }.run::<V, 1, 1>(),
+                    (false, true) => tile.run::<V, M, 2, 0>(),
+                    (false, false) => tile.run::<V, M, 1, 0>(),
+                    (true, true) => Tile { rows: 1, ..tile }.run::<V, 1, 2, 0>(),
+                    (true, false) => Tile { rows: 1, ..tile }.run::<V, 1, 1, 0>(),
                 }
             }
             i += if m < M { 1 } else { M };
