@@ -8,7 +8,7 @@ use super::simd::{Job, Simd, WIDTH, dispatch};
 pub(crate) struct Step {
     /// Rate over the bias correction of the first moment.
     pub rate: f32,
-    /// Root of the bias correction of the second moment.
+    /// One over the root of the bias correction of the second moment.
     pub correction: f32,
     /// What is left of a parameter after weight decay.
     pub decay: f32,
@@ -36,7 +36,7 @@ impl<'a> Moving<'a> {
         pieces.map(|((params, gradient), (first, second))| Moving { params, gradient, first, second })
     }
 
-    /// m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², and p ← decay p - rate m / (sqrt(v) / correction + ε).
+    /// m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², and p ← decay p - rate m / (correction sqrt(v) + ε).
     pub fn update(self, step: Step) {
         dispatch(Update { step, piece: self });
     }
@@ -78,7 +78,7 @@ fn vector<V: Simd>(step: Step, p: &mut [f32; WIDTH], g: &[f32; WIDTH], m: &mut [
     let gradient = V::load(g);
     let first = V::splat(b1).mul(V::load(m)).add(V::splat(1.0 - b1).mul(gradient));
     let second = V::splat(b2).mul(V::load(v)).add(V::splat(1.0 - b2).mul(gradient).mul(gradient));
-    let size = second.sqrt().div(V::splat(step.correction)).add(V::splat(step.epsilon));
+    let size = second.sqrt().mul(V::splat(step.correction)).add(V::splat(step.epsilon));
     let movement = V::splat(step.rate).mul(first).div(size);
     V::load(p).mul(V::splat(step.decay)).sub(movement).store(p);
     first.store(m);

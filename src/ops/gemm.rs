@@ -728,18 +728,39 @@ struct ColumnSums<'a> {
 
 impl Job for ColumnSums<'_> {
     type Output = ();
-    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
-    fn run<V: Simd>(self) {
-        let to = &mut self.to.as_chunks_mut().0[..self.vectors];
-        if !self.add {
-            to.as_flattened_mut().fill(0.0);
+    fn run<V: Simd>(mut self) {
+        let mut v = 0;
+        while v < self.vectors {
+            v += match self.vectors - v {
+                8.. if V::MANY => self.of::<V, 8>(v),
+                4.. => self.of::<V, 4>(v),
+                _ => self.of::<V, 1>(v),
+            };
         }
-        for row in 0..self.m {
-            let row = simd::vectors(self.data, row * self.stride, self.vectors);
-            for v in 0..self.vectors {
-                V::load(&to[v]).add(V::load(&row[v])).store(&mut to[v]);
+    }
+}
+
+impl ColumnSums<'_> {
+    /// The sums of N vectors from the `v`-th on, kept in registers; gives N.
+    #[inline(always)]
+    fn of<V: Simd, const N: usize>(&mut self, v: usize) -> usize {
+        let to = simd::vectors_mut(self.to, v * WIDTH, N);
+        let mut sums = [V::zero(); N];
+        unrolled!(j < N {
+            if self.add {
+                sums[j] = V::load(&to[j]);
             }
+        });
+        for row in 0..self.m {
+            let row = simd::vectors(self.data, row * self.stride + v * WIDTH, N);
+            unrolled!(j < N {
+                sums[j] = sums[j].add(V::load(&row[j]));
+            });
         }
+        unrolled!(j < N {
+            sums[j].store(&mut to[j]);
+        });
+        N
     }
 }

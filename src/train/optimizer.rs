@@ -132,7 +132,7 @@ impl AdamConfig {
         let rate = self.rate * factor;
         Step {
             rate: (rate / (1.0 - beta1.powi(steps))) as f32,
-            correction: (1.0 - beta2.powi(steps)).sqrt() as f32,
+            correction: (1.0 / (1.0 - beta2.powi(steps)).sqrt()) as f32,
             decay: (1.0 - rate * self.weight_decay) as f32,
             betas: [beta1 as f32, beta2 as f32],
             epsilon: self.epsilon as f32,
