@@ -168,7 +168,7 @@ const UNTOUCHED: f32 = 7777.25;
 
 #[test]
 fn matrix_products_are_those_of_plain_loops() {
-    // Sizes below, at and above those of tiles (6 x 64, 4 x 64, 8 x 32 and 4 x 16), panels (32 columns), blocks of the sum (384
+    // Sizes below, at and above those of tiles (6 x 64, 4 x 64, 8 x 48 at either place of a panel, 8 x 32 and 4 x 16), panels (32 columns), blocks of the sum (384
     // terms) and of the gathered one or two panels (128, where there are 32 rows, or 64 columns, and more); then the same of
     // tile registers (16 x 16 x 32, from 128 columns and terms on, in blocks of 32 rows and 256 terms; 1152 terms or some hundred
     // columns of what is split beforehand).
@@ -176,6 +176,9 @@ fn matrix_products_are_those_of_plain_loops() {
         [1, 1, 1],
         [7, 15, 3],
         [8, 32, 5],
+        [8, 48, 65],
+        [5, 176, 34],
+        [13, 112, 20],
         [5, 17, 0],
         [9, 33, 384],
         [3, 70, 385],
@@ -203,7 +206,9 @@ fn matrix_products_are_those_of_plain_loops() {
 
         let by_rows = apart([m, k], k + 3, |i, p| a[i * k + p]);
         let by_terms = apart([k, m], m + 5, |p, i| a[i * k + p]);
+        let scattered = apart([m, 3 * k], 3 * k + 1, |i, e| if e % 3 == 0 { a[i * k + e / 3] } else { f32::NAN });
         let lefts = [
+            ("every third entry", Left { data: &scattered, row: 3 * k + 1, step: 3 }),
             ("A", Left { data: &by_rows, row: k + 3, step: 1 }),
             ("Aᵀ", Left { data: &by_terms, row: 1, step: m + 5 }),
         ];
@@ -373,7 +378,7 @@ fn transposes_and_sums_of_columns_are_those_of_plain_loops() {
             }
         }
     }
-    for (seed, [m, n]) in (20..).zip([[0_usize, 5_usize], [1, 1], [7, 16], [30, 33], [400, 50]]) {
+    for (seed, [m, n]) in (20..).zip([[0_usize, 5_usize], [1, 1], [7, 16], [30, 33], [400, 50], [9, 230]]) {
         let columns = n.next_multiple_of(WIDTH);
         let (values, held) = (whole(seed, m * n), whole(seed + 20, n));
         let data = apart([m, columns], columns + 9, |i, j| if j < n { values[i * n + j] } else { f32::NAN });
@@ -531,6 +536,34 @@ fn gelu_equals_its_twin_and_so_do_its_gradients() {
             |x| twins::gelu(x[0].leaky_trace().reshape_like(&shape)).reshape_like(&flat),
         );
     }
+}
+
+#[test]
+fn gelu_is_close_everywhere() {
+    let mut x: Vec<f32> = (-40_000..40_000).map(|i| i as f32 / 3200.0).collect();
+    x.extend([-1e4, -101.5, 77.0, 1e4, 0.0, f32::NAN]);
+    let len = x.len();
+    let stride = len.next_multiple_of(WIDTH);
+    let mut y = x.clone();
+    y.resize(stride, 0.0);
+    let mut slopes = vec![0.0; stride];
+    incontext::ops::gelu::gelu(len, stride, &mut y, &mut slopes);
+    for i in 0..len - 1 {
+        let v = f64::from(x[i]);
+        let root = (2.0 / std::f64::consts::PI).sqrt();
+        let (u, du) = (root * (v + 0.044_715 * v.powi(3)), root * (1.0 + 3.0 * 0.044_715 * v * v));
+        let sigma = (1.0 + u.tanh()) / 2.0;
+        let slope = sigma + 2.0 * v * du * sigma * (1.0 - sigma);
+        assert!(
+            (f64::from(y[i]) - v * sigma).abs() <= 3e-7 * v.abs().max(1.0),
+            "gelu({v}) is {}, not {}",
+            y[i],
+            v * sigma
+        );
+        assert!((f64::from(slopes[i]) - slope).abs() <= 2e-6, "the slope at {v} is {}, not {slope}", slopes[i]);
+    }
+    assert_eq!(y[len - 2], 0.0);
+    assert!(y[len - 1].is_nan() && slopes[len - 1].is_nan());
 }
 
 #[test]

@@ -283,7 +283,8 @@ impl Gemm<'_> {
             unsafe {
                 match (width, height) {
                     (WIDTH, _) => tile.run::<V, M, 1, 0>(),
-                    (PANEL, _) => tile.run::<V, M, N, 0>(),
+                    (PANEL, _) if j % PANEL == 0 => tile.run::<V, M, N, 0>(),
+                    (PANEL, _) => tile.run::<V, M, N, 1>(),
                     (THREE, _) if j % PANEL == 0 => tile.run::<V, M, 3, 0>(),
                     (THREE, _) => tile.run::<V, M, 3, 1>(),
                     (_, 4) => tile.run::<V, 4, 4, 0>(),

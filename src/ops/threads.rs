@@ -45,3 +45,37 @@ pub(crate) fn each<T: Send, R: Send>(items: impl IntoIterator<Item = T>, work: i
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::each;
+
+    #[test]
+    fn results_stand_in_the_order_of_the_items_for_every_number_of_threads() {
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for count in [0, 1, 2, 7, 300] {
+                let expected: Vec<usize> = (0..count).map(|k| k * k).collect();
+                assert_eq!(pool.install(|| each(0..count, |k| k * k)), expected, "{count} items, {threads} threads");
+                // From outside the pool, and one inside the other.
+                let nested = each(0..count, |k| each(0..3, |j| j * k)[2]);
+                assert_eq!(nested, (0..count).map(|k| 2 * k).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn every_item_is_lent_once() {
+        let mut rows = vec![1_u64; 1000];
+        each(rows.chunks_mut(9), |row| row.iter_mut().for_each(|v| *v += 1));
+        assert!(rows.iter().all(|v| *v == 2));
+    }
+
+    #[test]
+    fn a_panic_of_an_item_is_one_of_the_caller() {
+        let caught = std::panic::catch_unwind(|| each(0..20, |k| assert!(k != 13, "item 13")));
+        let message = caught.unwrap_err();
+        assert!(message.downcast_ref::<&str>().is_some_and(|m| m.contains("item 13")));
+        assert_eq!(each(0..3, |k| k), [0, 1, 2]);
+    }
+}
