@@ -352,6 +352,16 @@ fn matrix_products_refuse_slices_that_are_too_short() {
     for short in [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]] {
         assert!(run(short).is_err(), "A, B, the bias and C are short of {short:?}");
     }
+    // One term of A for all, and panels one in the other, are no matrices that a tile could read.
+    let odd = |step: usize, panel: usize| {
+        let left = Left { data: &[1.0; 8], row: 1, step };
+        let mut right = Right::rows(&[1.0; 1000], 2 * PANEL);
+        right.panel = panel;
+        std::panic::catch_unwind(move || {
+            gemm([1, 2 * PANEL, 2], left, right, Start::ZERO, &mut [0.0; 2 * PANEL], 2 * PANEL)
+        })
+    };
+    assert!(odd(1, PANEL).is_ok() && odd(0, PANEL).is_err() && odd(1, PANEL - 1).is_err());
     // Laid out, B is too short for all of it, and for a part that is laid out otherwise.
     for (len, [n, k]) in [(packed_len(128, 128) - 1, [128, 128]), (7000, [48, 100])] {
         let packed = vec![0.0; len];

@@ -10,6 +10,8 @@ use super::tiles;
 
 /// Columns of a panel of B.
 pub const PANEL: usize = 2 * WIDTH;
+/// Columns of a tile of three vectors, which may begin in the middle of a panel.
+const TRIPLE: usize = 3 * WIDTH;
 
 /// The left factor: entry (i, p) is `data[i * row + p * step]`.
 #[derive(Clone, Copy)]
@@ -18,7 +20,7 @@ pub struct Left<'a> {
     pub data: &'a [f32],
     /// From a row of C to the next.
     pub row: usize,
-    /// From a term of the sum to the next.
+    /// From a term of the sum to the next; not 0, unless there is one term.
     pub step: usize,
 }
 
@@ -29,7 +31,7 @@ pub struct Right<'a> {
     pub data: &'a [f32],
     /// From a term of the sum to the next.
     pub step: usize,
-    /// From a panel of columns to the next.
+    /// From a panel of columns to the next, at least [`PANEL`].
     pub panel: usize,
     /// Whether it is what [`pack`] makes on a machine with tile registers ([`super::tiles`]), which has other places.
     pub(super) tiles: bool,
@@ -46,9 +48,6 @@ impl<'a> Right<'a> {
         Right { data, step: PANEL, panel: PANEL * k, tiles: on_tiles(k, n) }
     }
 }
-
-/// Columns of one panel and a half.
-const THREE: usize = 3 * WIDTH;
 
 /// What the sums begin with.
 #[derive(Clone, Copy)]
@@ -70,7 +69,7 @@ impl Start<'_> {
 /// tiles reads of B stays close.
 const BLOCK: usize = 384;
 
-/// Terms in a block of a panel that is gathered, or of two panels: it stays in the nearest cache.
+/// Terms in a block of a panel that is gathered, or of more than one panel: it stays in the nearest cache.
 const NEAR: usize = 128;
 
 /// From a row of B to the next, when a block of it is gathered before it is used.
@@ -82,7 +81,7 @@ const GATHER: usize = 4;
 /// [`WIDTH`] are written too; B and the bias must have them.
 ///
 /// # Panics
-/// If a slice is shorter than the sizes say.
+/// If a slice is shorter than the sizes say, or a step or a panel is shorter than its field says.
 pub fn gemm(size: [usize; 3], a: Left<'_>, b: Right<'_>, start: Start<'_>, c: &mut [f32], stride: usize) {
     product(size, a, b, start, c, stride, None);
 }
@@ -90,7 +89,7 @@ pub fn gemm(size: [usize; 3], a: Left<'_>, b: Right<'_>, start: Start<'_>, c: &m
 /// C = (A B) ∘ F, as [`gemm`] from zero, with the factors F where C has its entries.
 ///
 /// # Panics
-/// If a slice is shorter than the sizes say.
+/// As [`gemm`].
 pub fn gemm_times(size: [usize; 3], a: Left<'_>, b: Right<'_>, factors: &[f32], c: &mut [f32], stride: usize) {
     product(size, a, b, Start::ZERO, c, stride, Some(factors));
 }
@@ -113,6 +112,8 @@ fn product(
     assert!(start.bias.is_none_or(|bias| bias.len() >= columns), "the bias is too short");
     assert!(factors.is_none_or(|f| f.len() > (m - 1) * stride + last), "the factors are too few");
     if k > 0 {
+        assert!(k == 1 || a.step > 0, "A has no step from a term to the next");
+        assert!(columns <= PANEL || b.panel >= PANEL, "B's panels overlap");
         assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.step, "A is too small");
         let end = (k - 1) * b.step + last / PANEL * b.panel + last % PANEL;
         // What is in tiles has other places, which are checked there.
@@ -185,11 +186,11 @@ impl Gemm<'_> {
             let width = match columns - j {
                 left if square && left >= 2 * PANEL => 2 * PANEL,
                 // As many loads a multiply-add as the square ones, nearly, if three vectors leave no single one.
-                left if N == 2 && left >= THREE && left != 2 * PANEL => THREE,
+                left if N == 2 && left >= TRIPLE && left != 2 * PANEL => TRIPLE,
                 left if N == 2 && left >= PANEL => PANEL,
                 _ => WIDTH,
             };
-            // A panel's rows of C, or two panels of B, stay close while blocks are summed.
+            // A panel's rows of C, or more than a panel of B, stay close while blocks are summed.
             let most = if square && width > PANEL || gather { NEAR } else { BLOCK };
             let mut from = 0;
             loop {
@@ -273,7 +274,7 @@ impl Gemm<'_> {
                 c: self.c[i * stride + j..].as_mut_ptr(),
                 stride,
                 add: start.add || from > 0,
-                ahead: if a.step == 1 || i == 0 { AHEAD * a.step } else { (2 * height - 1) * a.row },
+                ahead: if i == 0 { AHEAD * a.step } else { (2 * height - 1) * a.row },
                 factors: match factors {
                     Some(factors) if from + terms >= k => factors[i * stride + j..].as_ptr(),
                     _ => std::ptr::null(),
@@ -285,8 +286,8 @@ impl Gemm<'_> {
                     (WIDTH, _) => tile.run::<V, M, 1, 0>(),
                     (PANEL, _) if j % PANEL == 0 => tile.run::<V, M, N, 0>(),
                     (PANEL, _) => tile.run::<V, M, N, 1>(),
-                    (THREE, _) if j % PANEL == 0 => tile.run::<V, M, 3, 0>(),
-                    (THREE, _) => tile.run::<V, M, 3, 1>(),
+                    (TRIPLE, _) if j % PANEL == 0 => tile.run::<V, M, 3, 0>(),
+                    (TRIPLE, _) => tile.run::<V, M, 3, 1>(),
                     (_, 4) => tile.run::<V, 4, 4, 0>(),
                     _ => tile.run::<V, 6, 4, 0>(),
                 }
@@ -339,7 +340,7 @@ struct Tile {
     stride: usize,
     add: bool,
     /// From what is read of A to what is asked for then: of a transposed A, all of whose rows a tile reads, what the tile below
-    /// reads of the same ones.
+    /// reads of the same ones. Of rows of A, which the machine guesses, nothing is asked for.
     ahead: usize,
     /// Factors of the sums, where C has its entries.
     factors: *const f32,
@@ -542,7 +543,7 @@ impl Job for Times<'_> {
 #[inline(always)]
 pub(super) fn small<V: Simd>([m, n, k]: [usize; 3], a: Left<'_>, b: Right<'_>, c: &mut [f32], stride: usize) {
     let columns = n.next_multiple_of(WIDTH);
-    assert!(m > 0 && n > 0 && k > 0 && b.panel == PANEL, "an empty or a packed matrix");
+    assert!(m > 0 && n > 0 && k > 0 && a.step > 0 && b.panel == PANEL, "an empty or a packed matrix");
     assert!(c.len() >= (m - 1) * stride + columns && (m == 1 || stride >= columns), "C is too small");
     assert!(a.data.len() > (m - 1) * a.row + (k - 1) * a.step, "A is too small");
     assert!(b.data.len() >= (k - 1) * b.step + columns, "B is too small");

@@ -11,7 +11,7 @@ pub const WIDTH: usize = 16;
 
 /// Sixteen `f32`. A type of an instruction set exists only inside [`dispatch`], which checks for it.
 pub trait Simd: Copy {
-    /// Whether there are registers for a tile of 8 rows by 2 vectors of accumulators; else 4 rows by 1 are used.
+    /// Whether there are registers for tiles of up to 8 rows by 3 vectors of accumulators; else 4 rows by 1 are used.
     const MANY: bool;
     /// The same value everywhere.
     fn splat(v: f32) -> Self;
@@ -88,10 +88,10 @@ pub trait Simd: Copy {
         p.times_power_of_two(n)
     }
 
-    /// σ(`factor` x) = 1 / (1 + e^(-factor x)), to 1e-7, with `factor` x clamped to [-87, 87]; of NaN, NaN.
+    /// σ(`factor` x) = 1 / (1 + e^(-factor x)), to 1e-7, with `factor` x clamped to about [-87.3, 87.3]; of NaN, NaN.
     ///
-    /// 2^y = 2^n 2^r with |r| <= 1/2; of the polynomials of degree 5 that begin with 1 this one has the least relative error, 9e-8,
-    /// of which σ has a fourth at most. What rounding y gives 2^y, a large |y| takes from σ.
+    /// 2^y = 2^n 2^r with |r| <= 1/2; of the polynomials of degree 5 that begin with 1 + r ln 2 this one has the least relative
+    /// error, 1.1e-7, of which σ has a fourth at most. What rounding y gives 2^y, a large |y| takes from σ.
     #[inline(always)]
     fn logistic(self, factor: f32) -> Self {
         let y = self.mul(Self::splat(-factor * std::f32::consts::LOG2_E));
@@ -99,8 +99,8 @@ pub trait Simd: Copy {
         let y = Self::splat(126.0).min(Self::splat(-126.0).max(y));
         let n = y.round();
         let r = y.sub(n);
-        let mut p = Self::splat(1.326_472_7e-3);
-        for c in [9.671_513e-3, 5.550_733_6e-2, 0.240_222_42, 0.693_147, 1.0] {
+        let mut p = Self::splat(1.330_060_5e-3);
+        for c in [9.669_691e-3, 5.550_558_5e-2, 0.240_222_83, std::f32::consts::LN_2, 1.0] {
             p = Self::splat(c).add_mul(p, r);
         }
         Self::splat(1.0).add(p.times_power_of_two(n)).inverse()

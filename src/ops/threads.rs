@@ -2,7 +2,7 @@
 //!
 //! rayon's iterators cut their items in halves that wait for one another. A thread that waits soon sleeps, and to be woken takes it as
 //! long as a small layer takes; a training step waits several times. Here every thread takes one item after the other, and the one
-//! that asked for them stays awake until the last is done.
+//! that asked for them stays awake for a while, in smaller models until the last is done.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,9 @@ pub(crate) fn each<T: Send, R: Send>(items: impl IntoIterator<Item = T>, work: i
         take_all();
         let start = Instant::now();
         while done.load(Ordering::Acquire) < count && start.elapsed() < AWAKE {
-            std::hint::spin_loop();
+            (0..32).for_each(|_| std::hint::spin_loop());
+            // The last item may be that of a thread that has no core.
+            std::thread::yield_now();
         }
     });
     results.into_iter().filter_map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
@@ -57,9 +59,10 @@ mod tests {
             for count in [0, 1, 2, 7, 300] {
                 let expected: Vec<usize> = (0..count).map(|k| k * k).collect();
                 assert_eq!(pool.install(|| each(0..count, |k| k * k)), expected, "{count} items, {threads} threads");
-                // From outside the pool, and one inside the other.
-                let nested = each(0..count, |k| each(0..3, |j| j * k)[2]);
+                let nested = pool.install(|| each(0..count, |k| each(0..3, |j| j * k)[2]));
                 assert_eq!(nested, (0..count).map(|k| 2 * k).collect::<Vec<_>>());
+                // From a thread outside the pool.
+                assert_eq!(each(0..count, |k| k * k), expected);
             }
         }
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::{AdamConfig, Stateful, clip, device_error, fit, is_named, moving, named, positive};
 use crate::models::{Parameters, WithGradient};
+use crate::ops::adam::Moving;
 use crate::ops::gemm::{Left, Right, Start, gemm};
 use crate::ops::simd::WIDTH;
 use crate::ops::threads::each;
@@ -163,6 +164,12 @@ impl MuonConfig {
     }
 }
 
+/// A hidden tensor with its momenta, or a piece of another one.
+enum Work<'a> {
+    Muon(WithGradient<'a>, Matrices, &'a mut [f32]),
+    Adam(Moving<'a>),
+}
+
 impl Stateful for Muon {
     fn step<M: Parameters>(&mut self, model: &mut M, mut gradients: Gradients<f32, Cpu>) -> Result<()> {
         model.update(&mut gradients, &mut |mut tensors| {
@@ -173,9 +180,13 @@ impl Stateful for Muon {
             self.steps += 1;
             let step = self.config.adam.step(self.steps, self.factor);
             let tensors = tensors.into_iter().zip(self.first.iter_mut().zip(&mut self.second));
-            each(tensors, |(tensor, (first, second))| match matrices(tensor.name, tensor.shape) {
-                None => moving(tensor, first, second).update(step),
-                Some(matrices) => self.config.step(self.factor, tensor, &matrices, first),
+            let work = tensors.flat_map(|(tensor, (first, second))| match matrices(tensor.name, tensor.shape) {
+                None => moving(tensor, first, second).pieces().map(Work::Adam).collect(),
+                Some(matrices) => vec![Work::Muon(tensor, matrices, first)],
+            });
+            each(work, |work| match work {
+                Work::Adam(piece) => piece.update(step),
+                Work::Muon(tensor, matrices, momenta) => self.config.step(self.factor, tensor, &matrices, momenta),
             });
             Ok(())
         })
