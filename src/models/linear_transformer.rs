@@ -145,7 +145,7 @@ where
         Ok(linear_transformer(moments, self.params.clone())?.as_vec().iter().map(|v| -v.f64()).collect())
     }
 
-    /// The in-context loss: the mean of ([Z_L]_{d+1,n+1} + y)² (`pgd` eq. 5).
+    /// The in-context loss: the mean of (\[Z_L\]_{d+1,n+1} + y)² (`pgd` eq. 5).
     ///
     /// # Errors
     /// As [`LinearTransformer::label_slots`].

@@ -7,7 +7,7 @@
 //! ŷ_t = W_out LN h_t + b_out
 //! ```
 //!
-//! Layer norm's affine map and the position vectors are folded into the affine layers ([`super::affine`]); how a batch is
+//! Layer norm's affine map and the position vectors are folded into the affine layers (`ops::affine`); how a batch is
 //! cut into parts is in [`super::sequence`].
 
 use std::ops::Range;

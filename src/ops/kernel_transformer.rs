@@ -6,7 +6,7 @@
 //! S_ij = x_iᵀ B_hᵀ C_h x_j,   H_h = h̃(S),   x_j ← x_j + (1/n) Σ_h A_h Σ_i H_ij x_i,   y_j ← y_j + (1/n) Σ_h r_h Σ_i H_ij y_i.
 //! ```
 //!
-//! The covariates see no label. The residual of the query, [Z_L]_{d+1,n+1} + y_{n+1}, is therefore linear in the labels,
+//! The covariates see no label. The residual of the query, \[Z_L\]_{d+1,n+1} + y_{n+1}, is therefore linear in the labels,
 //! Σ_i y_i g_i, with
 //!
 //! ```text

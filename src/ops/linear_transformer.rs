@@ -52,7 +52,7 @@ macro_rules! fused {
 }
 fused!(f32, f64);
 
-/// The label slot [Z_L]_{d+1,n+1} of every prompt, `[batch]`: minus the model's prediction (`pgd` eq. 5).
+/// The label slot \[Z_L\]_{d+1,n+1} of every prompt, `[batch]`: minus the model's prediction (`pgd` eq. 5).
 ///
 /// Differentiable in `params`; the prompts carry no gradient.
 ///

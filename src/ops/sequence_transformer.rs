@@ -28,13 +28,13 @@ pub enum Mixer {
     Softmax,
     /// Causal linear attention o_t = Σ_{s≤t} v_s k_sᵀ q_t, neither scaled nor normalised.
     Linear,
-    /// The mesa layer: ridge regression on the tokens so far, a λ a head (see [`super::mesa_layer`]).
+    /// The mesa layer: ridge regression on the tokens so far, a λ a head (see `ops::mesa_layer`).
     Mesa {
         /// γ in (0, 1]: what is left of the past after a token. 1 forgets nothing, as in all of the paper's experiments.
         forget: f64,
     },
     /// The delta rule: one step of stochastic gradient descent a token, its step size learnt, one a head (see
-    /// [`super::delta_rule`]).
+    /// `ops::delta_rule`).
     Delta {
         /// The proximal step in place of the explicit one.
         implicit: bool,

@@ -572,7 +572,7 @@ pub trait Job {
 /// What the fused ops can be run with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstructionSet {
-    /// AVX-512F, and for matrix products the tile registers of AMX ([`super::tiles`]).
+    /// AVX-512F, and for matrix products the tile registers of AMX (`ops::tiles`).
     Amx,
     /// AVX-512F.
     Avx512,

@@ -43,7 +43,7 @@ pub struct LinearRegression {
 const PIECE: usize = 512;
 
 /// How much larger than they are contexts are drawn for [`LinearRegression::sample_gram_tails`]; a divisor of
-/// [`PIECE`] of them, so that each is drawn equally often.
+/// `PIECE` of them, so that each is drawn equally often.
 pub const TAIL_SCALES: [f64; 4] = [1.0, 1.4, 2.0, 2.8];
 
 impl LinearRegression {

@@ -110,7 +110,7 @@ pub fn query_prompts(network: &Trained, settings: &Settings<'_>) -> Result<Promp
 /// The first n examples of every prompt, and example n + 1 as the query.
 ///
 /// # Errors
-/// [`Error::Invalid`] for more examples than there are; as [`Prompts::from_data`].
+/// [`crate::Error::Invalid`] for more examples than there are; as [`Prompts::from_data`].
 pub fn cut(prompts: &Prompts, n: usize) -> Result<Prompts> {
     if n > prompts.context() {
         return Err(crate::Error::invalid(

@@ -44,7 +44,7 @@ pub enum Layer {
     },
     /// Akyürek et al.'s `aff`: h ← A h.
     Affine(Matrix),
-    /// Akyürek et al.'s `mul` of a number and a vector: slot `to` becomes h[scalar] times slot `vector`.
+    /// Akyürek et al.'s `mul` of a number and a vector: slot `to` becomes h\[scalar\] times slot `vector`.
     Scale {
         /// The number's coordinate.
         scalar: usize,
