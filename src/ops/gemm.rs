@@ -339,8 +339,8 @@ struct Tile {
     c: *mut f32,
     stride: usize,
     add: bool,
-    /// From what is read of A to what is asked for then: of a transposed A, all of whose rows a tile reads, what the tile below
-    /// reads of the same ones. Of rows of A, which the machine guesses, nothing is asked for.
+    /// From what is read of A to what is asked for with it: of a transposed A, all of whose rows a tile reads, what the tile below
+    /// reads of the same ones. Rows of A are asked for by [`Tile::ask_for_the_next`] alone.
     ahead: usize,
     /// Factors of the sums, where C has its entries.
     factors: *const f32,
@@ -415,7 +415,8 @@ impl Tile {
         let b_step = if FORM & PACKED != 0 { PANEL } else { self.b_step };
         // SAFETY: the caller's.
         unsafe {
-            // Two in one turn of the loop: of a processor's time that another thread has a share in, counting takes a twentieth.
+            // Two in one turn of the loop: of a processor's time that another thread has a share in, counting takes a twentieth. It
+            // ends at an address: with a counter the compiler moves a pointer for every row.
             let end = a.wrapping_add(count / 2 * 2 * a_step);
             while *a != end {
                 self.add_term::<V, M, N, AT, FORM>(*a, *b, a_rows, sums);

@@ -7,7 +7,6 @@
 use std::ops::Range;
 
 use dfdx::prelude::{Cpu, CpuError, HasShape, Merge, NoneTape, PutTape, SplitTape, Tape, Tensor, TensorFromVec};
-use rayon::prelude::*;
 
 use super::affine::{Affine, Sizes, stride};
 use super::contiguous;
@@ -330,8 +329,7 @@ fn unfold(network: &dyn Network, params: &[f32], mut parts: Vec<Buffer>, gradien
 pub(super) fn sum_in_order(mut parts: Vec<Buffer>) -> Buffer {
     const PIECE: usize = 1 << 14;
     let (first, others) = parts.split_at_mut(1);
-    let pieces = first[0].as_mut().par_chunks_mut(PIECE).enumerate();
-    pieces.for_each(|(k, sum)| add_in_order(sum, others, k * PIECE));
+    each(first[0].as_mut().chunks_mut(PIECE).enumerate(), |(k, sum)| add_in_order(sum, others, k * PIECE));
     parts.swap_remove(0)
 }
 
