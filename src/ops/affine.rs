@@ -59,9 +59,10 @@ pub(super) struct Affine {
     forward: Range<usize>,
     backward: Range<usize>,
     bias: Range<usize>,
-    /// `[inputs, columns]`, or its transpose ([`tall`]).
-    gradient: Range<usize>,
-    gradient_bias: Range<usize>,
+    /// The piece of the gradient that is this map's: `[inputs, columns]` or its transpose ([`tall`]), then that in the bias.
+    pub piece: usize,
+    /// Floats of the first.
+    gradient: usize,
 }
 
 impl Affine {
@@ -77,6 +78,10 @@ impl Affine {
     pub fn grouped(plan: &mut Sizes, rows: usize, group: usize, groups: usize, at: &Places) -> Affine {
         let columns = if groups > 1 { groups * group.next_multiple_of(WIDTH) } else { group };
         let (forward, backward) = (packed_len(rows, columns), packed_len(columns, rows));
+        let gradient = match tall(rows, columns) {
+            true => columns * stride(rows),
+            false => rows * stride(columns),
+        };
         Affine {
             inputs: rows,
             rows,
@@ -89,11 +94,8 @@ impl Affine {
             forward: plan.prepared(forward),
             backward: plan.prepared(backward),
             bias: plan.prepared(stride(columns)),
-            gradient: plan.gradient(match tall(rows, columns) {
-                true => columns * stride(rows),
-                false => rows * stride(columns),
-            }),
-            gradient_bias: plan.gradient(stride(columns)),
+            piece: plan.piece(gradient + stride(columns)),
+            gradient,
         }
     }
 
@@ -130,11 +132,6 @@ impl Affine {
     /// Floats of the prepared weights.
     pub fn prepared_len(&self) -> usize {
         self.forward.len() + self.backward.len() + self.bias.len()
-    }
-
-    /// Floats of this layer's part of the gradient: in the weights, then in the bias.
-    pub fn gradient_len(&self) -> usize {
-        self.gradient.len() + self.gradient_bias.len()
     }
 
     /// W, row-major, `[rows, columns]`.
@@ -239,15 +236,15 @@ impl Affine {
         gemm_times([m, self.inputs, self.columns], a, b, slopes, dx.0, dx.1);
     }
 
-    /// The gradient, xᵀ dy and the column sums of dy, into `g` or added to it.
+    /// The gradient, xᵀ dy and the column sums of dy, into this map's piece `g` or added to it.
     pub fn gradient(&self, g: &mut [f32], m: usize, x: (&[f32], usize), dy: (&[f32], usize), add: bool) {
         self.gradient_in_weights(g, m, x, dy, add);
-        column_sums(m, self.columns, dy.0, dy.1, &mut g[self.gradient_bias.clone()], add);
+        column_sums(m, self.columns, dy.0, dy.1, &mut g[self.gradient..], add);
     }
 
-    /// The gradient in the weights alone, xᵀ dy, into `g` or added to it.
+    /// The gradient in the weights alone, xᵀ dy, into this map's piece `g` or added to it.
     pub fn gradient_in_weights(&self, g: &mut [f32], m: usize, x: (&[f32], usize), dy: (&[f32], usize), add: bool) {
-        let into = &mut g[self.gradient.clone()];
+        let into = &mut g[..self.gradient];
         let start = Start { bias: None, add };
         let mut padded;
         let (rows, columns, left, right) = if tall(self.inputs, self.columns) {
@@ -266,9 +263,9 @@ impl Affine {
         gemm([rows, columns, m], a, Right::rows(right.0, right.1), start, into, stride(columns));
     }
 
-    /// The gradient in the bias is that in another layer's, which is in `g`: the two are added to the same rows.
-    pub fn gradient_in_bias_of(&self, other: &Affine, g: &mut [f32]) {
-        g.copy_within(other.gradient_bias.clone(), self.gradient_bias.start);
+    /// The gradient in the bias, in this map's piece.
+    pub fn gradient_in_bias<'a>(&self, g: &'a mut [f32]) -> &'a mut [f32] {
+        &mut g[self.gradient..]
     }
 
     /// Where its tensors are in the parameters.
@@ -276,11 +273,11 @@ impl Affine {
         [&self.at.weight, &self.at.bias, &self.at_before.weight, &self.at_before.bias]
     }
 
-    /// The gradient in [`Affine::tensors`], from this layer's part of the gradient, in the folded weights.
+    /// The gradient in [`Affine::tensors`], from this map's piece, the gradient in the folded weights.
     pub fn unfold(&self, params: &[f32], g: &[f32], tensors: [&mut [f32]; 4]) {
         let [in_weight, in_bias, in_before, in_constant] = tensors;
         let (columns, from, stride) = (self.columns, stride(self.inputs), stride(self.columns));
-        let bias = &g[self.gradient.len()..][..columns];
+        let bias = &g[self.gradient..][..columns];
         if !in_bias.is_empty() {
             for [here, there, len] in self.groups() {
                 in_bias[there..][..len].copy_from_slice(&bias[here..][..len]);
@@ -367,11 +364,11 @@ fn dot_product(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + a_end.iter().zip(b_end).map(|(a, b)| a * b).sum::<f32>()
 }
 
-/// Lengths of the prepared weights and of the gradient, growing as the plan is made.
+/// Lengths of the prepared weights and of the pieces of the gradient, growing as the plan is made.
 #[derive(Default)]
 pub(super) struct Sizes {
     pub prepared: usize,
-    pub gradient: usize,
+    pub pieces: Vec<usize>,
 }
 
 impl Sizes {
@@ -381,9 +378,14 @@ impl Sizes {
         start..self.prepared
     }
 
-    pub fn gradient(&mut self, len: usize) -> Range<usize> {
-        let start = self.gradient;
-        self.gradient += len.next_multiple_of(WIDTH);
-        start..self.gradient
+    /// The number of a new piece of the gradient, of whole vectors.
+    pub fn piece(&mut self, len: usize) -> usize {
+        self.pieces.push(len.next_multiple_of(WIDTH));
+        self.pieces.len() - 1
+    }
+
+    /// Floats of the gradient.
+    pub fn gradient(&self) -> usize {
+        self.pieces.iter().sum()
     }
 }

@@ -21,7 +21,7 @@ use super::lane_attention::LaneHeads;
 use super::lanes::{LANES, in_lanes, in_lanes_mut};
 use super::layer_norm::{Rows, normalise, normalise_backward};
 use super::memory::Arena;
-use super::sequence::{Architecture, Entry, Network, Pass};
+use super::sequence::{Architecture, Entry, Network, Pass, Turn};
 use super::simd::WIDTH;
 use crate::error::array_len;
 use crate::{Error, Result};
@@ -257,7 +257,8 @@ struct Plan<'a> {
     read_out: Affine,
     /// Gradient in the sum of read-in and position vectors, `[length, width]`, or of the sinusoids' share of queries
     /// and keys, `[length, 3 inner]`.
-    position_gradient: Range<usize>,
+    /// The piece of the gradient in what the positions add.
+    of_positions: usize,
     /// The sinusoids' share of queries and keys among the prepared weights, `[length, 3 inner]`.
     position_rows: Range<usize>,
     heads: Heads,
@@ -287,11 +288,11 @@ impl<'a> Plan<'a> {
             Positions::Learned(_) => (length * stride(width), 0),
             Positions::Sinusoidal => (0, length * stride(3 * inner)),
         };
-        let position_gradient = sizes.gradient(learned.max(sinusoidal));
+        let of_positions = sizes.piece(learned.max(sinusoidal));
         let position_rows = sizes.prepared(sinusoidal);
         let strides = [stride(3 * inner), stride(inner)];
         let heads = Heads::new(config.attention, length, config.heads, config.key, strides[0], strides[1]);
-        Plan { config, index, length, read_in, blocks, read_out, position_gradient, position_rows, heads, sizes }
+        Plan { config, index, length, read_in, blocks, read_out, of_positions, position_rows, heads, sizes }
     }
 
     fn lane_heads(&self) -> LaneHeads<'_> {
@@ -615,7 +616,7 @@ impl Pass for Run<'_> {
         (self.predictions, self.d_predictions)
     }
 
-    fn backward(&mut self, tokens: &[f32], every: usize, g: &mut [f32], add: bool) {
+    fn backward(&mut self, tokens: &[f32], every: usize, turn: &Turn<'_>) {
         let Run { plan, w, prompts, .. } = *self;
         let config = plan.config;
         let length = plan.length;
@@ -627,7 +628,7 @@ impl Pass for Run<'_> {
         // Until the last block's attention, the rows with a prediction alone.
         let mut rows = predicted.rows();
         let d = (&*self.d_predictions, stride(config.outputs));
-        plan.read_out.gradient(g, rows, (self.last, width), d, add);
+        turn.gradient(&plan.read_out, rows, (self.last, width), d);
         if config.layer_norm {
             plan.read_out.backward(w, rows, d, (d_in, width));
             dx[..rows * width].fill(0.0);
@@ -649,13 +650,13 @@ impl Pass for Run<'_> {
                 }
             };
             if let Some((fc, out)) = &block.mlp {
-                out.gradient(g, rows, (saved.hidden, m), (dx, width), add);
+                turn.gradient(out, rows, (saved.hidden, m), (dx, width));
                 out.backward_times(w, rows, (dx, width), saved.slope, (self.d_hidden, m));
-                fc.gradient(g, rows, (saved.mlp_in, width), (self.d_hidden, m), add);
+                turn.gradient(fc, rows, (saved.mlp_in, width), (self.d_hidden, m));
                 fc.backward(w, rows, (self.d_hidden, m), (d_in, width));
                 back(rows, saved.mlp_in, saved.mlp_scale, d_in, dx);
             }
-            block.proj.gradient(g, rows, (saved.attended, o), (dx, width), add);
+            turn.gradient(&block.proj, rows, (saved.attended, o), (dx, width));
             block.proj.backward(w, rows, (dx, width), (self.d_attended, o));
             if l + 1 == config.layers {
                 predicted.scatter(self.d_attended, o);
@@ -663,17 +664,17 @@ impl Pass for Run<'_> {
                 rows = prompts * length;
             }
             plan.attend_backward(prompts, [saved.qkv, saved.weights], self.d_attended, self.d_qkv, self.scratch);
-            block.attn.gradient(g, rows, (saved.attn_in, width), (self.d_qkv, q), add);
+            turn.gradient(&block.attn, rows, (saved.attn_in, width), (self.d_qkv, q));
             block.attn.backward(w, rows, (self.d_qkv, q), (d_in, width));
             if l == 0 && config.positions == Positions::Sinusoidal {
-                sum_prompts(&self.d_qkv[..rows * q], &mut g[plan.position_gradient.clone()], length * q, add);
+                turn.at(plan.of_positions, |g, add| sum_prompts(&self.d_qkv[..rows * q], g, length * q, add));
             }
             back(rows, saved.attn_in, saved.attn_scale, d_in, dx);
         }
         if matches!(config.positions, Positions::Learned(_)) {
-            sum_prompts(&dx[..rows * width], &mut g[plan.position_gradient.clone()], length * width, add);
+            turn.at(plan.of_positions, |g, add| sum_prompts(&dx[..rows * width], g, length * width, add));
         }
-        plan.read_in.gradient(g, rows, (tokens, config.inputs), (dx, width), add);
+        turn.gradient(&plan.read_in, rows, (tokens, config.inputs), (dx, width));
     }
 
     fn in_tokens(&self, d_tokens: &mut Vec<f32>) {

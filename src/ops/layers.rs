@@ -247,7 +247,7 @@ where
     tape.add_backward_op(move |gradients| {
         let e = gradients.get_or_alloc_mut(&output)?.to_vec();
         let mut dx = vec![0.0; xs.len()];
-        let sums = sums_over_rows([inputs, outputs], &xs, &e, &mut dx, sizes.gradient, |x, e, dx, sums, add| {
+        let sums = sums_over_rows([inputs, outputs], &xs, &e, &mut dx, sizes.gradient(), |x, e, dx, sums, add| {
             let rows = x.len() / inputs;
             let mut dy = Buffer::take(ROWS * padded_out);
             let mut padded = Buffer::take(ROWS * padded_in);

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::affine::{Affine, Places, Sizes, stride};
 use super::attention::MARGIN;
 use super::memory::Arena;
-use super::sequence::{Architecture, Entry, Network, Pass};
+use super::sequence::{Architecture, Entry, Network, Pass, Turn};
 use super::simd::{Job, Simd, WIDTH, dispatch, vectors, vectors_mut};
 use crate::error::array_len;
 use crate::{Error, Result};
@@ -318,7 +318,7 @@ impl Pass for Run<'_> {
         (self.predictions, self.d_predictions)
     }
 
-    fn backward(&mut self, _: &[f32], every: usize, g: &mut [f32], add: bool) {
+    fn backward(&mut self, _: &[f32], every: usize, turn: &Turn<'_>) {
         let Run { plan, w, prompts, .. } = *self;
         let (config, length) = (plan.config, plan.length);
         let (width, q) = plan.strides();
@@ -326,12 +326,14 @@ impl Pass for Run<'_> {
         let (count, out) = (length.div_ceil(every), stride(config.outputs));
         let (mut d, mut d_below) = (&mut *self.d, &mut *self.d_below);
         d[..rows * width].fill(0.0);
-        for p in 0..prompts {
-            let last = &self.layers[config.layers - 1].state[step + p * width..];
-            let d_predictions = &self.d_predictions[p * count * out..];
-            plan.read_out.gradient(g, count, (last, every * step), (d_predictions, out), add || p > 0);
-            plan.read_out.backward(w, count, (d_predictions, out), (&mut d[p * width..], every * step));
-        }
+        turn.at(plan.read_out.piece, |g, add| {
+            for p in 0..prompts {
+                let last = &self.layers[config.layers - 1].state[step + p * width..];
+                let d_predictions = &self.d_predictions[p * count * out..];
+                plan.read_out.gradient(g, count, (last, every * step), (d_predictions, out), add || p > 0);
+                plan.read_out.backward(w, count, (d_predictions, out), (&mut d[p * width..], every * step));
+            }
+        });
         for (l, [input, recurrent]) in plan.layers.iter().enumerate().rev() {
             let (lower, upper) = self.layers.split_at_mut(l);
             let saved = &mut upper[0];
@@ -357,11 +359,17 @@ impl Pass for Run<'_> {
                 None => (self.tokens, stride(config.inputs)),
                 Some(below) => (&below.state[step..], width),
             };
-            input.gradient(g, rows, below, (saved.gates, q), add);
+            // The two biases are added to the same rows: their gradients are one.
+            let bias = turn.at(input.piece, |g, add| {
+                input.gradient(g, rows, below, (saved.gates, q), add);
+                input.gradient_in_bias(g).to_vec()
+            });
             // The first token's state is zero.
             let later = (&saved.gates[prompts * q..], q);
-            recurrent.gradient_in_weights(g, rows - prompts, (&saved.state[step..], width), later, add);
-            recurrent.gradient_in_bias_of(input, g);
+            turn.at(recurrent.piece, |g, add| {
+                recurrent.gradient_in_weights(g, rows - prompts, (&saved.state[step..], width), later, add);
+                recurrent.gradient_in_bias(g).copy_from_slice(&bias);
+            });
             if l > 0 {
                 input.backward(w, rows, (saved.gates, q), (d_below, width));
                 std::mem::swap(&mut d, &mut d_below);

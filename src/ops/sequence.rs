@@ -1,10 +1,12 @@
 //! A batch of sequences through a model, in parts: what is common to the fused sequence models.
 //!
-//! The batch is cut into parts that do not depend on the number of threads. A part goes through all layers forward and,
-//! at once, backward, so that what the backward pass reads is still in the cache; its gradient in the weights is kept
-//! and the parts' gradients are added in order.
+//! The batch is cut into chunks that do not depend on the number of threads. A chunk goes through all layers forward and,
+//! at once, backward, so that what the backward pass reads is still in the cache; layer by layer its gradient in the weights is
+//! added to that of the chunks before it, when these have been there ([`Turn`]).
 
 use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use dfdx::prelude::{Cpu, CpuError, HasShape, Merge, NoneTape, PutTape, SplitTape, Tape, Tensor, TensorFromVec};
 
@@ -12,7 +14,7 @@ use super::affine::{Affine, Sizes, stride};
 use super::contiguous;
 use super::memory::Buffer;
 use super::simd::{Job, Simd, WIDTH, dispatch};
-use super::threads::each;
+use super::threads::{each, lock};
 use crate::error::array_len;
 use crate::{Error, Result};
 
@@ -60,13 +62,13 @@ pub trait Architecture: Clone + std::fmt::Debug + Send + Sync + 'static {
 pub trait Network: Sync {
     /// States of [`hidden_states`], each a row for a token.
     fn states(&self) -> usize;
-    /// Lengths of the prepared weights and of the gradient.
+    /// Lengths of the prepared weights and of the pieces of the gradient: one for each affine layer, then those of the rest.
     fn sizes(&self) -> &Sizes;
     /// Prompts that go well together: nothing is computed for nothing.
     fn group(&self) -> usize;
     /// Floats of the working memory for `prompts` prompts.
     fn workspace(&self, prompts: usize) -> usize;
-    /// The affine layers, in the order of the prepared weights and of the gradient.
+    /// The affine layers, in the order of the prepared weights and of the pieces.
     fn affines(&self) -> Vec<&Affine>;
     /// What stands behind the affine layers' prepared weights.
     fn prepare_rest(&self, params: &[f32], rest: &mut [f32]);
@@ -85,8 +87,9 @@ pub trait Pass {
     fn forward(&mut self, tokens: &[f32], every: usize, states: Option<&mut [Vec<f32>]>);
     /// The predictions, and room for the gradient in them: rows, whole vectors apart, prompt after prompt.
     fn predictions(&mut self) -> (&[f32], &mut [f32]);
-    /// The gradient in the weights for that in the predictions, into `g` or added to it.
-    fn backward(&mut self, tokens: &[f32], every: usize, g: &mut [f32], add: bool);
+    /// The gradient in the weights for that in the predictions. Takes its turn at every piece that there is something to add to, once
+    /// each.
+    fn backward(&mut self, tokens: &[f32], every: usize, turn: &Turn<'_>);
     /// Appends the gradient in the tokens, after the backward pass.
     fn in_tokens(&self, d_tokens: &mut Vec<f32>);
 }
@@ -106,9 +109,11 @@ fn prepare(network: &dyn Network, params: &[f32]) -> Buffer {
     prepared
 }
 
-/// Parts of a batch, each the work of one thread at a time: enough for a few threads, few enough to keep a gradient for
-/// each. More would change the order of sums, hence the last bits of results.
+/// Parts of a batch, of one chunk at least: enough for a few threads. More would change the order of sums, hence the last bits of
+/// results.
 pub(super) const PARTS: usize = 8;
+/// Sums of gradients, each of as many successive parts: with so many threads, none waits for another's turn.
+const SUMS: usize = 2;
 /// Tokens that go through the layers together: their activations fill a good part of the second-level cache.
 const ROWS: usize = 384;
 
@@ -290,31 +295,33 @@ pub(crate) fn differentiate(
         let prepared = prepare(network, params);
         let w = prepared.as_ref();
         let work = Work { network, w, params, batch, objective, in_tokens, entries: [inputs, outputs] };
-        let parts = each(batch.parts(), |part| work.gradient(&part));
-        let loss = parts.iter().map(|(loss, ..)| loss).sum();
+        let (chunks, mut sums) = (work.chunks(), Vec::new());
+        sums.resize_with(chunks.len(), || Buffer::take(network.sizes().gradient()));
+        let done = work.gradient(&chunks, &mut sums);
+        let loss = done.iter().map(|(loss, _)| loss).sum();
         let tokens = in_tokens.then(|| {
             let mut all = vec![0.0; batch.batch * length * inputs];
-            let sequences = parts.iter().flat_map(|(.., d)| d.chunks_exact(batch.length * inputs));
+            let sequences = done.iter().flat_map(|(_, d)| d.chunks_exact(batch.length * inputs));
             for (to, d) in all.chunks_exact_mut(length * inputs).zip(sequences) {
                 to[..d.len()].copy_from_slice(d);
             }
             all
         });
-        unfold(network, params, parts.into_iter().map(|(_, g, _)| g).collect(), gradient);
+        unfold(network, params, sums, gradient);
         (loss, tokens)
     }))
 }
 
-/// The sum of the parts' gradients in the folded weights becomes the gradient in the parameters.
-fn unfold(network: &dyn Network, params: &[f32], mut parts: Vec<Buffer>, gradient: &mut [f32]) {
-    let (first, others) = parts.split_at_mut(1);
+/// The sum of the sums in the folded weights becomes the gradient in the parameters.
+fn unfold(network: &dyn Network, params: &[f32], mut sums: Vec<Buffer>, gradient: &mut [f32]) {
+    let (first, others) = sums.split_at_mut(1);
     let (mut rest, mut at) = (first[0].as_mut(), 0);
     let affines = network.affines();
     let mut work = Vec::with_capacity(affines.len());
-    for (affine, tensors) in affines.iter().zip(tensors_of(&affines, gradient)) {
-        let (mine, later) = std::mem::take(&mut rest).split_at_mut(affine.gradient_len());
+    for ((affine, tensors), len) in affines.iter().zip(tensors_of(&affines, gradient)).zip(&network.sizes().pieces) {
+        let (mine, later) = std::mem::take(&mut rest).split_at_mut(*len);
         work.push((affine, at, mine, tensors));
-        (rest, at) = (later, at + affine.gradient_len());
+        (rest, at) = (later, at + len);
     }
     // A layer is unfolded while its sum is in the cache.
     each(work, |(affine, at, sum, tensors)| {
@@ -335,36 +342,34 @@ pub(super) fn sum_in_order(mut parts: Vec<Buffer>) -> Buffer {
 
 /// Adds to `sum` what stands in each of `others` from `at` on.
 fn add_in_order(sum: &mut [f32], others: &[Buffer], at: usize) {
-    let len = sum.len();
-    let others = others.iter().map(|other| &other.as_ref()[at..at + len]).collect();
-    dispatch(AddInOrder { sum, others });
+    // A piece that stays in the nearest cache until all are added.
+    const NEAR: usize = 1 << 12;
+    for (k, sum) in sum.chunks_mut(NEAR).enumerate() {
+        for other in others {
+            dispatch(Add { other: &other.as_ref()[at + k * NEAR..][..sum.len()], sum });
+        }
+    }
 }
 
-struct AddInOrder<'a> {
+struct Add<'a> {
     sum: &'a mut [f32],
-    others: Vec<&'a [f32]>,
+    other: &'a [f32],
 }
 
-impl Job for AddInOrder<'_> {
+impl Job for Add<'_> {
     type Output = ();
     // Loops over indices: an iterator's parts may be compiled elsewhere, without the caller's instructions.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {
-        let AddInOrder { sum, others } = self;
+        let Add { sum, other } = self;
         let whole = sum.len() / WIDTH;
-        let vectors = &mut sum.as_chunks_mut().0[..whole];
+        let (vectors, others) = (&mut sum.as_chunks_mut().0[..whole], &other.as_chunks().0[..whole]);
         for v in 0..whole {
-            let mut total = V::load(&vectors[v]);
-            for k in 0..others.len() {
-                total = total.add(V::load(&others[k].as_chunks().0[v]));
-            }
-            total.store(&mut vectors[v]);
+            V::load(&vectors[v]).add(V::load(&others[v])).store(&mut vectors[v]);
         }
         for i in whole * WIDTH..sum.len() {
-            for k in 0..others.len() {
-                sum[i] += others[k][i];
-            }
+            sum[i] += other[i];
         }
     }
 }
@@ -385,7 +390,72 @@ fn tensors_of<'a>(affines: &[&Affine], mut all: &'a mut [f32]) -> Vec<[&'a mut [
     tensors
 }
 
-/// What the parts of a batch share.
+/// A gradient that the chunks of some parts are added to, in their order.
+struct Sum<'a> {
+    pieces: Vec<Piece<'a>>,
+    /// Chunks that a thread has taken.
+    taken: AtomicUsize,
+    /// Whether a chunk ended before it was added to all pieces, by a panic: those after it would wait for ever.
+    abandoned: AtomicBool,
+}
+
+struct Piece<'a> {
+    /// Chunks that were added to it.
+    added: AtomicUsize,
+    /// Nobody waits for the lock: that is done before.
+    sum: Mutex<&'a mut [f32]>,
+}
+
+impl<'a> Sum<'a> {
+    fn new(mut memory: &'a mut [f32], pieces: &[usize]) -> Self {
+        let pieces = pieces.iter().map(|len| {
+            let (piece, rest) = std::mem::take(&mut memory).split_at_mut(*len);
+            memory = rest;
+            Piece { added: AtomicUsize::new(0), sum: Mutex::new(piece) }
+        });
+        Sum { pieces: pieces.collect(), taken: AtomicUsize::new(0), abandoned: AtomicBool::new(false) }
+    }
+}
+
+/// A chunk's turn at the pieces of its sum: it waits for those before it, at every piece anew. With more threads than sums all but
+/// the first are one layer behind another, and nothing has to be summed at the end but the sums.
+#[doc(hidden)]
+pub struct Turn<'a> {
+    sum: &'a Sum<'a>,
+    chunk: usize,
+}
+
+impl Turn<'_> {
+    /// Lends the piece, and says whether there is something in it to add to.
+    pub(super) fn at<R>(&self, piece: usize, add: impl FnOnce(&mut [f32], bool) -> R) -> R {
+        let piece = &self.sum.pieces[piece];
+        while piece.added.load(Ordering::Acquire) < self.chunk {
+            if self.sum.abandoned.load(Ordering::Relaxed) {
+                std::panic::resume_unwind(Box::new("the gradient of the prompts before these was not completed"));
+            }
+            (0..32).for_each(|_| std::hint::spin_loop());
+            std::thread::yield_now();
+        }
+        let result = add(&mut lock(&piece.sum), self.chunk > 0);
+        piece.added.store(self.chunk + 1, Ordering::Release);
+        result
+    }
+
+    /// Adds the gradient in an affine layer's weights, as [`Affine::gradient`].
+    pub(super) fn gradient(&self, affine: &Affine, m: usize, x: (&[f32], usize), dy: (&[f32], usize)) {
+        self.at(affine.piece, |g, add| affine.gradient(g, m, x, dy, add));
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.sum.abandoned.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What the chunks of a batch share.
 struct Work<'a> {
     network: &'a dyn Network,
     w: &'a [f32],
@@ -397,39 +467,58 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// A part's loss, its gradient in the weights, and in its tokens if that was asked for.
-    fn gradient(&self, part: &Range<usize>) -> (f64, Buffer, Vec<f32>) {
+    /// The chunks of each sum.
+    fn chunks(&self) -> Vec<Vec<Range<usize>>> {
+        let (parts, group) = (self.batch.parts(), self.network.group());
+        let of_sum = |parts: &[Range<usize>]| parts.iter().flat_map(|part| self.batch.chunks(part, group)).collect();
+        parts.chunks(parts.len().div_ceil(SUMS)).map(of_sum).collect()
+    }
+
+    /// Of every chunk its loss, and its gradient in its tokens if that was asked for; those in the weights into the sums.
+    fn gradient(&self, chunks: &[Vec<Range<usize>>], sums: &mut [Buffer]) -> Vec<(f64, Vec<f32>)> {
+        let pieces = &self.network.sizes().pieces;
+        let sums: Vec<Sum<'_>> = sums.iter_mut().map(|sum| Sum::new(sum.as_mut(), pieces)).collect();
+        // A thread has a ticket for any chunk of a sum and takes the first that is left, so that none waits for one that nobody has.
+        let tickets =
+            chunks.iter().zip(&sums).enumerate().flat_map(|(s, of_sum)| of_sum.0.iter().map(move |_| (s, of_sum)));
+        let mut done = each(tickets, |(s, (chunks, sum))| {
+            let chunk = sum.taken.fetch_add(1, Ordering::Relaxed);
+            ((s, chunk), self.gradient_of(&chunks[chunk], &Turn { sum, chunk }))
+        });
+        done.sort_by_key(|(place, _)| *place);
+        done.into_iter().map(|(_, done)| done).collect()
+    }
+
+    fn gradient_of(&self, prompts: &Range<usize>, turn: &Turn<'_>) -> (f64, Vec<f32>) {
         let Work { network, batch, entries: [inputs, outputs], .. } = *self;
         let (count, out) = (batch.count(), stride(outputs));
-        let mut gradient = Buffer::take(network.sizes().gradient);
-        let (mut loss, mut d_tokens) = (0.0, Vec::new());
-        for (c, chunk) in batch.chunks(part, network.group()).into_iter().enumerate() {
-            let mut memory = Buffer::take(network.workspace(chunk.len()));
-            let mut pass = network.pass(self.params, self.w, chunk.len(), memory.as_mut());
-            let tokens = batch.tokens(&chunk, inputs);
-            pass.forward(tokens, batch.every, None);
-            let (predictions, d_predictions) = pass.predictions();
-            let rows = chunk.start * count..chunk.end * count;
-            for ((row, prediction), d) in rows.zip(predictions.chunks(out)).zip(d_predictions.chunks_mut(out)) {
-                d.fill(0.0);
-                match self.objective {
-                    Objective::Given(values) => d[..outputs].copy_from_slice(&values[row * outputs..][..outputs]),
-                    Objective::Squares { targets, weights } => {
-                        let weight = weights[row % count];
-                        for ((d, y), target) in d.iter_mut().zip(prediction).zip(&targets[row * outputs..][..outputs]) {
-                            let error = y - target;
-                            loss += f64::from(weight) * f64::from(error).powi(2);
-                            *d = 2.0 * weight * error;
-                        }
+        let mut memory = Buffer::take(network.workspace(prompts.len()));
+        let mut pass = network.pass(self.params, self.w, prompts.len(), memory.as_mut());
+        let tokens = batch.tokens(prompts, inputs);
+        pass.forward(tokens, batch.every, None);
+        let (predictions, d_predictions) = pass.predictions();
+        let rows = prompts.start * count..prompts.end * count;
+        let mut loss = 0.0;
+        for ((row, prediction), d) in rows.zip(predictions.chunks(out)).zip(d_predictions.chunks_mut(out)) {
+            d.fill(0.0);
+            match self.objective {
+                Objective::Given(values) => d[..outputs].copy_from_slice(&values[row * outputs..][..outputs]),
+                Objective::Squares { targets, weights } => {
+                    let weight = weights[row % count];
+                    for ((d, y), target) in d.iter_mut().zip(prediction).zip(&targets[row * outputs..][..outputs]) {
+                        let error = y - target;
+                        loss += f64::from(weight) * f64::from(error).powi(2);
+                        *d = 2.0 * weight * error;
                     }
                 }
             }
-            pass.backward(tokens, batch.every, gradient.as_mut(), c > 0);
-            if self.in_tokens {
-                pass.in_tokens(&mut d_tokens);
-            }
         }
-        (loss, gradient, d_tokens)
+        pass.backward(tokens, batch.every, turn);
+        let mut d_tokens = Vec::new();
+        if self.in_tokens {
+            pass.in_tokens(&mut d_tokens);
+        }
+        (loss, d_tokens)
     }
 }
 
@@ -481,4 +570,61 @@ where
         Ok(())
     });
     Ok(out.put_tape(tape))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Sum, Turn};
+
+    fn value(chunk: usize) -> f32 {
+        1.0 / (chunk as f32 + 1.0)
+    }
+
+    /// `chunks` threads, the last chunk's first, each adding its value to two pieces.
+    fn add(chunks: usize, work: impl Fn(usize) + Sync) -> (Vec<f32>, usize) {
+        let mut memory = vec![f32::NAN; 48];
+        let sum = Sum::new(&mut memory, &[16, 32]);
+        let ended = std::thread::scope(|scope| {
+            let threads = (0..chunks).rev().map(|chunk| {
+                let (sum, work) = (&sum, &work);
+                scope.spawn(move || {
+                    let turn = Turn { sum, chunk };
+                    work(chunk);
+                    for piece in [1, 0] {
+                        turn.at(piece, |g, add| {
+                            for g in g {
+                                *g = if add { *g } else { 0.0 } + value(chunk);
+                            }
+                        });
+                    }
+                })
+            });
+            let threads: Vec<_> = threads.collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).count()
+        });
+        (memory, ended)
+    }
+
+    #[test]
+    fn chunks_are_added_in_their_order_whenever_they_come() {
+        let expected = (0..7).fold(0.0, |sum, chunk| sum + value(chunk));
+        let otherwise = (0..7).rev().fold(0.0, |sum, chunk| sum + value(chunk));
+        assert_ne!(expected, otherwise);
+        for late in 0..7 {
+            let pause =
+                |chunk| std::thread::sleep(std::time::Duration::from_millis(if chunk == late { 20 } else { 0 }));
+            assert_eq!(add(7, pause), (vec![expected; 48], 7));
+        }
+    }
+
+    #[test]
+    fn a_chunk_that_panics_leaves_none_waiting() {
+        // Without a message on the terminal.
+        let give_up = |chunk| {
+            if chunk == 1 {
+                std::panic::resume_unwind(Box::new("chunk 1"));
+            }
+        };
+        assert_eq!(add(5, give_up).1, 1);
+    }
 }
