@@ -14,6 +14,8 @@ pub(crate) struct Step {
     pub decay: f32,
     pub betas: [f32; 2],
     pub epsilon: f32,
+    /// Every gradient times this is what moves a parameter: clipping of all together, without writing them once more.
+    pub clipping: f32,
 }
 
 /// Entries in a piece of work.
@@ -36,7 +38,7 @@ impl<'a> Moving<'a> {
         pieces.map(|((params, gradient), (first, second))| Moving { params, gradient, first, second })
     }
 
-    /// m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², and p ← decay p - rate m / (correction sqrt(v) + ε).
+    /// With g times the step's clipping: m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², and p ← decay p - rate m / (correction sqrt(v) + ε).
     pub fn update(self, step: Step) {
         dispatch(Update { step, piece: self });
     }
@@ -75,7 +77,7 @@ impl Job for Update<'_> {
 #[inline(always)]
 fn vector<V: Simd>(step: Step, p: &mut [f32; WIDTH], g: &[f32; WIDTH], m: &mut [f32; WIDTH], v: &mut [f32; WIDTH]) {
     let [b1, b2] = step.betas;
-    let gradient = V::load(g);
+    let gradient = V::splat(step.clipping).mul(V::load(g));
     let first = V::splat(b1).mul(V::load(m)).add(V::splat(1.0 - b1).mul(gradient));
     let second = V::splat(b2).mul(V::load(v)).add(V::splat(1.0 - b2).mul(gradient).mul(gradient));
     let size = second.sqrt().mul(V::splat(step.correction)).add(V::splat(step.epsilon));

@@ -7,7 +7,7 @@ use super::gemm::{
     Left, PANEL, Right, Start, column_sums, gemm, gemm_times, pack, pack_transposed, packed_len, transpose,
 };
 use super::memory::Buffer;
-use super::simd::WIDTH;
+use super::simd::{Job, Simd, WIDTH, dispatch};
 
 /// Places of an affine layer's tensors in the parameters; empty if there is none.
 #[derive(Clone, Debug, Default)]
@@ -171,17 +171,13 @@ impl Affine {
         }
         let mut matrix = self.matrix(params);
         let (before, constant) = (&params[self.at_before.weight.clone()], &params[self.at_before.bias.clone()]);
-        for (row, constant) in matrix.as_ref().chunks_exact(self.columns).zip(constant) {
-            add_multiple(bias, *constant, row);
-        }
         match self.before {
             Before::Nothing => {}
-            Before::Norm => {
-                for (row, gamma) in matrix.as_mut().chunks_exact_mut(self.columns).zip(before) {
-                    row.iter_mut().for_each(|w| *w *= gamma);
-                }
-            }
+            Before::Norm => dispatch(FoldNorm { matrix: matrix.as_mut(), bias, gamma: before, beta: constant }),
             Before::Layer => {
+                for (row, constant) in matrix.as_ref().chunks_exact(self.columns).zip(constant) {
+                    add_multiple(bias, *constant, row);
+                }
                 let mut product = Buffer::take(self.inputs * self.columns);
                 for (p, to) in product.as_mut().chunks_exact_mut(self.columns).enumerate() {
                     to.fill(0.0);
@@ -297,6 +293,11 @@ impl Affine {
         let g = turned.as_ref().map_or(g, Buffer::as_ref);
         let row = |p: usize| &g[p * stride..][..columns];
         let (before, constant) = (&params[self.at_before.weight.clone()], &params[self.at_before.bias.clone()]);
+        if self.before == Before::Norm && self.rows_in_place() {
+            let matrix = &params[self.at.weight.clone()];
+            let into = [in_weight, in_before, in_constant];
+            return dispatch(UnfoldNorm { columns, matrix, gamma: before, beta: constant, g, stride, bias, into });
+        }
         if self.before != Before::Nothing {
             let matrix = (!self.rows_in_place()).then(|| self.matrix(params));
             let rows = matrix.as_ref().map_or(&params[self.at.weight.clone()], Buffer::as_ref);
@@ -347,21 +348,87 @@ pub(super) fn spread_rows(from: &[f32], width: usize, to: &mut [f32], stride: us
     }
 }
 
+/// W becomes diag(γ) W, and β W is added to the bias, for W `[entries of γ, columns]`.
+struct FoldNorm<'a> {
+    matrix: &'a mut [f32],
+    bias: &'a mut [f32],
+    gamma: &'a [f32],
+    beta: &'a [f32],
+}
+
+impl Job for FoldNorm<'_> {
+    type Output = ();
+    // Loops over indices, here and below: an iterator's parts may be compiled elsewhere, without the caller's instructions.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        let FoldNorm { matrix, bias, gamma, beta } = self;
+        let columns = matrix.len() / gamma.len();
+        let bias = &mut bias[..columns];
+        for i in 0..gamma.len() {
+            let (row, gamma, beta) = (&mut matrix[i * columns..][..columns], gamma[i], beta[i]);
+            for c in 0..columns {
+                bias[c] += beta * row[c];
+                row[c] *= gamma;
+            }
+        }
+    }
+}
+
+/// The adjoint of [`FoldNorm`], from the gradients `g`, rows `stride` apart, and `bias` in what it made: those in W, γ and β.
+struct UnfoldNorm<'a> {
+    columns: usize,
+    matrix: &'a [f32],
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    g: &'a [f32],
+    stride: usize,
+    bias: &'a [f32],
+    into: [&'a mut [f32]; 3],
+}
+
+impl Job for UnfoldNorm<'_> {
+    type Output = ();
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        let UnfoldNorm { columns, matrix, gamma, beta, g, stride, bias, into: [in_matrix, in_gamma, in_beta] } = self;
+        let bias = &bias[..columns];
+        for i in 0..gamma.len() {
+            let (w, g) = (&matrix[i * columns..][..columns], &g[i * stride..][..columns]);
+            (in_gamma[i], in_beta[i]) = (dot_product(g, w), dot_product(bias, w));
+            let (to, gamma, beta) = (&mut in_matrix[i * columns..][..columns], gamma[i], beta[i]);
+            for c in 0..columns {
+                to[c] = gamma * g[c] + beta * bias[c];
+            }
+        }
+    }
+}
+
 /// to += factor * row.
 fn add_multiple(to: &mut [f32], factor: f32, row: &[f32]) {
     to.iter_mut().zip(row).for_each(|(to, v)| *to += factor * v);
 }
 
 /// The sum of products, in sixteen sums that do not wait for each other.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
 fn dot_product(a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_end), (b, b_end)) = (a.as_chunks::<WIDTH>(), b.as_chunks::<WIDTH>());
     let mut sums = [0.0; WIDTH];
-    for (a, b) in a.iter().zip(b) {
+    for k in 0..a.len().min(b.len()) {
         for lane in 0..WIDTH {
-            sums[lane] += a[lane] * b[lane];
+            sums[lane] += a[k][lane] * b[k][lane];
         }
     }
-    sums.iter().sum::<f32>() + a_end.iter().zip(b_end).map(|(a, b)| a * b).sum::<f32>()
+    let (mut sum, mut end) = (0.0, 0.0);
+    for lane in 0..WIDTH {
+        sum += sums[lane];
+    }
+    for i in 0..a_end.len().min(b_end.len()) {
+        end += a_end[i] * b_end[i];
+    }
+    sum + end
 }
 
 /// Lengths of the prepared weights and of the pieces of the gradient, growing as the plan is made.

@@ -53,9 +53,7 @@ impl Clip {
                 }
             }
             Clip::Global(limit) => {
-                // Added in the order of the tensors, whichever thread was done first.
-                let squares = each(gradients.iter(), |g| sum_of_squares(g.as_ref()));
-                if let Some(factor) = shrinking(squares.iter().sum(), limit) {
+                if let Some(factor) = shrinking(all_squares(gradients.iter().map(AsRef::as_ref)), limit) {
                     each(gradients.iter_mut(), |g| scale(g.as_mut(), factor));
                 }
             }
@@ -72,6 +70,11 @@ fn shrinking(square: f64, limit: f64) -> Option<f32> {
     let norm = square.sqrt();
     // The small constant is PyTorch's, kept so that the same gradient gives the same step.
     (norm > limit).then(|| (limit / (norm + 1e-6)) as f32)
+}
+
+/// The sum of squares of all gradients, added in their order, whichever thread was done first.
+fn all_squares<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {
+    each(gradients, sum_of_squares).iter().sum()
 }
 
 fn scale(part: &mut [f32], factor: f32) {
@@ -136,6 +139,7 @@ impl AdamConfig {
             decay: (1.0 - rate * self.weight_decay) as f32,
             betas: [beta1 as f32, beta2 as f32],
             epsilon: self.epsilon as f32,
+            clipping: 1.0,
         }
     }
 }
@@ -189,10 +193,15 @@ impl Stateful for Adam {
                 fit(moments, &tensors)?;
             }
             self.steps += 1;
-            let step = self.config.step(self.steps, self.factor);
+            let mut step = self.config.step(self.steps, self.factor);
             // All inside the pool: each call of it from outside would wake a thread and wait for it.
             rayon::scope(|_| {
-                clip(self.config.clip, &mut tensors);
+                if let Clip::Global(limit) = self.config.clip {
+                    let square = all_squares(tensors.iter().map(|t| &*t.gradient));
+                    step.clipping = shrinking(square, limit).unwrap_or(1.0);
+                } else {
+                    clip(self.config.clip, &mut tensors);
+                }
                 let tensors = tensors.into_iter().zip(self.first.iter_mut().zip(&mut self.second));
                 let pieces = tensors.flat_map(|(t, (first, second))| moving(t, first, second).pieces());
                 each(pieces, |piece| piece.update(step));
