@@ -175,16 +175,9 @@ impl Affine {
             Before::Nothing => {}
             Before::Norm => dispatch(FoldNorm { matrix: matrix.as_mut(), bias, gamma: before, beta: constant }),
             Before::Layer => {
-                for (row, constant) in matrix.as_ref().chunks_exact(self.columns).zip(constant) {
-                    add_multiple(bias, *constant, row);
-                }
                 let mut product = Buffer::take(self.inputs * self.columns);
-                for (p, to) in product.as_mut().chunks_exact_mut(self.columns).enumerate() {
-                    to.fill(0.0);
-                    for (a, row) in before.chunks_exact(self.inputs).zip(matrix.as_ref().chunks_exact(self.columns)) {
-                        add_multiple(to, a[p], row);
-                    }
-                }
+                let (columns, w) = (self.columns, matrix.as_ref());
+                dispatch(FoldLayer { columns, matrix: w, bias, factors: before, constant, product: product.as_mut() });
                 matrix = product;
             }
         }
@@ -291,47 +284,31 @@ impl Affine {
             turned
         });
         let g = turned.as_ref().map_or(g, Buffer::as_ref);
-        let row = |p: usize| &g[p * stride..][..columns];
         let (before, constant) = (&params[self.at_before.weight.clone()], &params[self.at_before.bias.clone()]);
-        if self.before == Before::Norm && self.rows_in_place() {
-            let matrix = &params[self.at.weight.clone()];
-            let into = [in_weight, in_before, in_constant];
-            return dispatch(UnfoldNorm { columns, matrix, gamma: before, beta: constant, g, stride, bias, into });
-        }
-        if self.before != Before::Nothing {
-            let matrix = (!self.rows_in_place()).then(|| self.matrix(params));
-            let rows = matrix.as_ref().map_or(&params[self.at.weight.clone()], Buffer::as_ref);
-            for (i, w) in rows.chunks_exact(columns).enumerate() {
-                in_constant[i] = dot_product(bias, w);
-                match self.before {
-                    Before::Layer => {
-                        let to = &mut in_before[i * self.inputs..][..self.inputs];
-                        to.iter_mut().enumerate().for_each(|(p, to)| *to = dot_product(row(p), w));
-                    }
-                    _ => in_before[i] = dot_product(row(i), w),
+        let mut unfold = |matrix: &[f32], in_matrix: &mut [f32]| {
+            let (gamma, into) = (before, [in_matrix, &mut *in_before, &mut *in_constant]);
+            match self.before {
+                Before::Nothing => {
+                    let rows = into[0].chunks_exact_mut(columns).zip(g.chunks_exact(stride));
+                    rows.for_each(|(to, row)| to.copy_from_slice(&row[..columns]));
                 }
-            }
-        }
-        let row_of_w = |i: usize, to: &mut [f32]| match self.before {
-            Before::Nothing => to.copy_from_slice(row(i)),
-            Before::Norm => {
-                let (gamma, beta) = (before[i], constant[i]);
-                to.iter_mut().zip(row(i).iter().zip(bias)).for_each(|(to, (g, b))| *to = gamma * g + beta * b);
-            }
-            Before::Layer => {
-                to.fill(0.0);
-                add_multiple(to, constant[i], bias);
-                let factors = &before[i * self.inputs..][..self.inputs];
-                factors.iter().enumerate().for_each(|(p, a)| add_multiple(to, *a, row(p)));
+                Before::Norm => dispatch(UnfoldNorm { columns, matrix, gamma, beta: constant, g, stride, bias, into }),
+                Before::Layer => {
+                    dispatch(UnfoldLayer { columns, matrix, factors: before, constant, g, stride, bias, into });
+                }
             }
         };
         if self.rows_in_place() {
-            in_weight.chunks_exact_mut(columns).enumerate().for_each(|(i, to)| row_of_w(i, to));
+            unfold(&params[self.at.weight.clone()], in_weight);
         } else if as_in_tensor {
             transpose([columns, self.rows], g, stride, in_weight, self.rows);
-        } else if !in_weight.is_empty() {
+        } else if self.before != Before::Nothing || !in_weight.is_empty() {
+            let matrix = (self.before != Before::Nothing).then(|| self.matrix(params));
             let mut gradient = Buffer::take(self.rows * columns);
-            gradient.as_mut().chunks_exact_mut(columns).enumerate().for_each(|(i, to)| row_of_w(i, to));
+            unfold(matrix.as_ref().map_or(&[], Buffer::as_ref), gradient.as_mut());
+            if in_weight.is_empty() {
+                return;
+            }
             for [here, there, len] in self.groups() {
                 let to = &mut in_weight[there * self.rows..];
                 transpose([len, self.rows], &gradient.as_ref()[here..], columns, to, self.rows);
@@ -405,9 +382,76 @@ impl Job for UnfoldNorm<'_> {
     }
 }
 
+/// A W, and a W added to the bias, for W `[entries of a, columns]` and A's tensor `[entries of a, inputs]`.
+struct FoldLayer<'a> {
+    columns: usize,
+    matrix: &'a [f32],
+    bias: &'a mut [f32],
+    factors: &'a [f32],
+    constant: &'a [f32],
+    product: &'a mut [f32],
+}
+
+impl Job for FoldLayer<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        let FoldLayer { columns, matrix, bias, factors, constant, product } = self;
+        let (units, inputs) = (constant.len(), product.len() / columns);
+        for i in 0..units {
+            add_multiple(&mut bias[..columns], constant[i], &matrix[i * columns..][..columns]);
+        }
+        for p in 0..inputs {
+            let to = &mut product[p * columns..][..columns];
+            to.fill(0.0);
+            for i in 0..units {
+                add_multiple(to, factors[i * inputs + p], &matrix[i * columns..][..columns]);
+            }
+        }
+    }
+}
+
+/// The adjoint of [`FoldLayer`], from the gradients `g`, rows `stride` apart, and `bias` in what it made: those in W, A and a.
+struct UnfoldLayer<'a> {
+    columns: usize,
+    matrix: &'a [f32],
+    factors: &'a [f32],
+    constant: &'a [f32],
+    g: &'a [f32],
+    stride: usize,
+    bias: &'a [f32],
+    into: [&'a mut [f32]; 3],
+}
+
+impl Job for UnfoldLayer<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<V: Simd>(self) {
+        let UnfoldLayer { columns, matrix, factors, constant, g, stride, bias, into } = self;
+        let [in_matrix, in_factors, in_constant] = into;
+        let (units, bias) = (constant.len(), &bias[..columns]);
+        let inputs = factors.len() / units;
+        for i in 0..units {
+            let (w, to) = (&matrix[i * columns..][..columns], &mut in_matrix[i * columns..][..columns]);
+            in_constant[i] = dot_product(bias, w);
+            to.fill(0.0);
+            add_multiple(to, constant[i], bias);
+            for p in 0..inputs {
+                let row = &g[p * stride..][..columns];
+                in_factors[i * inputs + p] = dot_product(row, w);
+                add_multiple(to, factors[i * inputs + p], row);
+            }
+        }
+    }
+}
+
 /// to += factor * row.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
 fn add_multiple(to: &mut [f32], factor: f32, row: &[f32]) {
-    to.iter_mut().zip(row).for_each(|(to, v)| *to += factor * v);
+    for c in 0..to.len().min(row.len()) {
+        to[c] += factor * row[c];
+    }
 }
 
 /// The sum of products, in sixteen sums that do not wait for each other.
