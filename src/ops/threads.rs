@@ -1,8 +1,8 @@
 //! Work that the threads of rayon's pool share item by item.
 //!
 //! rayon's iterators cut their items in halves that wait for one another. A thread that waits soon sleeps, and to be woken takes it as
-//! long as a small layer takes; a training step waits several times. Here every thread takes one item after the other, and the one
-//! that asked for them stays awake for a while, in smaller models until the last is done.
+//! long as a small layer takes; a training step waits several times. Here every thread takes one item after the other, and stays
+//! awake for a while when none is left, in smaller models until the last is done: soon there will be more.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,18 +27,18 @@ pub(crate) fn each<T: Send, R: Send>(items: impl IntoIterator<Item = T>, work: i
                 done.fetch_add(1, Ordering::Release);
             }
         }
-    };
-    rayon::scope(|scope| {
-        for _ in 1..threads.min(count) {
-            scope.spawn(|_| take_all());
-        }
-        take_all();
         let start = Instant::now();
         while done.load(Ordering::Acquire) < count && start.elapsed() < AWAKE {
             (0..32).for_each(|_| std::hint::spin_loop());
             // The last item may be that of a thread that has no core.
             std::thread::yield_now();
         }
+    };
+    rayon::scope(|scope| {
+        for _ in 1..threads.min(count) {
+            scope.spawn(|_| take_all());
+        }
+        take_all();
     });
     results.into_iter().filter_map(|result| result.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
 }
