@@ -480,14 +480,32 @@ fn bits<C: Architecture>(model: &SequenceModel<C>, s: &Sequences) -> Vec<u32> {
 fn every_number_of_threads_gives_the_same_bits() {
     let transformer = Gpt2Config { inputs: 3, layers: 2, ..Gpt2Config::default() }.with_width(32, 2);
     let recurrent = LstmConfig { inputs: 3, layers: 2, width: 16, outputs: 1 };
-    let s = sequences(transformer.entries(), [37, 22, 2]);
     let gpt2 = model(&transformer, 5);
     let lstm = Lstm::init(recurrent, 5).unwrap();
-    let all = [1, 2, 4].map(|threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| (bits(&gpt2, &s), bits(&lstm, &s)))
-    });
-    assert!(all[0] == all[1] && all[1] == all[2]);
+    // Fewer sequences than parts, parts of several chunks, and more threads than chunks.
+    for shape in [[37, 22, 2], [1, 22, 2], [3, 22, 2], [5, 60, 2], [30, 130, 1]] {
+        let s = sequences(transformer.entries(), shape);
+        let all = [1, 2, 3, 4, 19].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| (bits(&gpt2, &s), bits(&lstm, &s)))
+        });
+        assert!(all.iter().all(|bits| *bits == all[0]), "{shape:?}");
+    }
+}
+
+#[test]
+fn architectures_without_some_of_their_parts_give_the_same_bits_too() {
+    let whole = Gpt2Config { inputs: 8, layers: 2, ..Gpt2Config::default() }.with_width(8, 2);
+    let attention = Gpt2Config { mlp: 0, layer_norm: false, read: false, positions: Positions::None, ..whole.clone() };
+    let of_sinusoids = Gpt2Config { mlp: 0, positions: Positions::Sinusoidal, ..whole.clone() };
+    for config in [attention, of_sinusoids, Gpt2Config { biases: false, ..whole }] {
+        let (gpt2, s) = (model(&config, 5), sequences(config.entries(), [20, 40, 1]));
+        let all = [1, 2, 7].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| bits(&gpt2, &s))
+        });
+        assert!(all[0] == all[1] && all[1] == all[2], "{config:?}");
+    }
 }
 
 #[test]

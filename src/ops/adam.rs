@@ -38,7 +38,8 @@ impl<'a> Moving<'a> {
         pieces.map(|((params, gradient), (first, second))| Moving { params, gradient, first, second })
     }
 
-    /// With g times the step's clipping: m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², and p ← decay p - rate m / (correction sqrt(v) + ε).
+    /// With g times the step's clipping: m ← β₁ m + (1 - β₁) g, v ← β₂ v + (1 - β₂) g², and
+    /// p ← decay p - rate m / (correction sqrt(v) + ε).
     pub fn update(self, step: Step) {
         dispatch(Update { step, piece: self });
     }

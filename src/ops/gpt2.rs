@@ -255,9 +255,8 @@ struct Plan<'a> {
     read_in: Affine,
     blocks: Vec<Block>,
     read_out: Affine,
-    /// Gradient in the sum of read-in and position vectors, `[length, width]`, or of the sinusoids' share of queries
-    /// and keys, `[length, 3 inner]`.
-    /// The piece of the gradient in what the positions add.
+    /// The piece of the gradient in the sum of read-in and position vectors, `[length, width]`, or in the sinusoids' share of
+    /// queries and keys, `[length, 3 inner]`.
     of_positions: usize,
     /// The sinusoids' share of queries and keys among the prepared weights, `[length, 3 inner]`.
     position_rows: Range<usize>,

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! with the gates in PyTorch's order i, f, g, o. The products with x are made for all tokens of a layer at once, those
-//! with h for the prompts of a part side by side: rows are ordered by token, then by prompt. Nothing stands between the
+//! with h for the prompts of a chunk side by side: rows are ordered by token, then by prompt. Nothing stands between the
 //! read-in and the first layer's W: the two are one map of the tokens.
 
 use std::ops::Range;
@@ -331,9 +331,12 @@ impl Pass for Run<'_> {
                 let last = &self.layers[config.layers - 1].state[step + p * width..];
                 let d_predictions = &self.d_predictions[p * count * out..];
                 plan.read_out.gradient(g, count, (last, every * step), (d_predictions, out), add || p > 0);
-                plan.read_out.backward(w, count, (d_predictions, out), (&mut d[p * width..], every * step));
             }
         });
+        for p in 0..prompts {
+            let d_predictions = &self.d_predictions[p * count * out..];
+            plan.read_out.backward(w, count, (d_predictions, out), (&mut d[p * width..], every * step));
+        }
         for (l, [input, recurrent]) in plan.layers.iter().enumerate().rev() {
             let (lower, upper) = self.layers.split_at_mut(l);
             let saved = &mut upper[0];

@@ -1,4 +1,4 @@
-//! A batch of sequences through a model, in parts: what is common to the fused sequence models.
+//! A batch of sequences through a model: what is common to the fused sequence models.
 //!
 //! The batch is cut into chunks that do not depend on the number of threads. A chunk goes through all layers forward and,
 //! at once, backward, so that what the backward pass reads is still in the cache; layer by layer its gradient in the weights is
@@ -88,7 +88,7 @@ pub trait Pass {
     /// The predictions, and room for the gradient in them: rows, whole vectors apart, prompt after prompt.
     fn predictions(&mut self) -> (&[f32], &mut [f32]);
     /// The gradient in the weights for that in the predictions. Takes its turn at every piece that there is something to add to, once
-    /// each.
+    /// each, and hands no work to the pool: a thread that waited for that could find itself at the chunk after this one.
     fn backward(&mut self, tokens: &[f32], every: usize, turn: &Turn<'_>);
     /// Appends the gradient in the tokens, after the backward pass.
     fn in_tokens(&self, d_tokens: &mut Vec<f32>);
@@ -109,10 +109,10 @@ fn prepare(network: &dyn Network, params: &[f32]) -> Buffer {
     prepared
 }
 
-/// Parts of a batch, of one chunk at least: enough for a few threads. More would change the order of sums, hence the last bits of
-/// results.
+/// Parts of a batch, of one chunk at least, which are the work of one thread at a time: enough for a few threads. Another number
+/// would change the order of sums, hence the last bits of results.
 pub(super) const PARTS: usize = 8;
-/// Sums of gradients, each of as many successive parts: with so many threads, none waits for another's turn.
+/// Sums of gradients, each of half of the parts: two threads begin with one each, and neither waits for the other's turn.
 const SUMS: usize = 2;
 /// Tokens that go through the layers together: their activations fill a good part of the second-level cache.
 const ROWS: usize = 384;
@@ -436,6 +436,7 @@ impl Turn<'_> {
             (0..32).for_each(|_| std::hint::spin_loop());
             std::thread::yield_now();
         }
+        debug_assert_eq!(piece.added.load(Ordering::Relaxed), self.chunk, "a second turn at a piece");
         let result = add(&mut lock(&piece.sum), self.chunk > 0);
         piece.added.store(self.chunk + 1, Ordering::Release);
         result

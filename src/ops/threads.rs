@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long it stays awake: longer than an item of a small model takes.
+/// How long a thread stays awake: longer than an item of a small model takes.
 const AWAKE: Duration = Duration::from_millis(2);
 
 /// What `work` makes of each item, in their order, whichever thread it was made by. A thread begins with the same share of the
