@@ -286,17 +286,12 @@ impl Affine {
         let g = turned.as_ref().map_or(g, Buffer::as_ref);
         let (before, constant) = (&params[self.at_before.weight.clone()], &params[self.at_before.bias.clone()]);
         let mut unfold = |matrix: &[f32], in_matrix: &mut [f32]| {
-            let (gamma, into) = (before, [in_matrix, &mut *in_before, &mut *in_constant]);
-            match self.before {
-                Before::Nothing => {
-                    let rows = into[0].chunks_exact_mut(columns).zip(g.chunks_exact(stride));
-                    rows.for_each(|(to, row)| to.copy_from_slice(&row[..columns]));
-                }
-                Before::Norm => dispatch(UnfoldNorm { columns, matrix, gamma, beta: constant, g, stride, bias, into }),
-                Before::Layer => {
-                    dispatch(UnfoldLayer { columns, matrix, factors: before, constant, g, stride, bias, into });
-                }
+            if self.before == Before::Nothing {
+                let rows = in_matrix.chunks_exact_mut(columns).zip(g.chunks_exact(stride));
+                return rows.for_each(|(to, row)| to.copy_from_slice(&row[..columns]));
             }
+            let (norm, into) = (self.before == Before::Norm, [in_matrix, &mut *in_before, &mut *in_constant]);
+            dispatch(Unfold { norm, columns, matrix, factors: before, constant, g, stride, bias, into });
         };
         if self.rows_in_place() {
             unfold(&params[self.at.weight.clone()], in_weight);
@@ -352,36 +347,6 @@ impl Job for FoldNorm<'_> {
     }
 }
 
-/// The adjoint of [`FoldNorm`], from the gradients `g`, rows `stride` apart, and `bias` in what it made: those in W, γ and β.
-struct UnfoldNorm<'a> {
-    columns: usize,
-    matrix: &'a [f32],
-    gamma: &'a [f32],
-    beta: &'a [f32],
-    g: &'a [f32],
-    stride: usize,
-    bias: &'a [f32],
-    into: [&'a mut [f32]; 3],
-}
-
-impl Job for UnfoldNorm<'_> {
-    type Output = ();
-    #[allow(clippy::needless_range_loop)]
-    #[inline(always)]
-    fn run<V: Simd>(self) {
-        let UnfoldNorm { columns, matrix, gamma, beta, g, stride, bias, into: [in_matrix, in_gamma, in_beta] } = self;
-        let bias = &bias[..columns];
-        for i in 0..gamma.len() {
-            let (w, g) = (&matrix[i * columns..][..columns], &g[i * stride..][..columns]);
-            (in_gamma[i], in_beta[i]) = (dot_product(g, w), dot_product(bias, w));
-            let (to, gamma, beta) = (&mut in_matrix[i * columns..][..columns], gamma[i], beta[i]);
-            for c in 0..columns {
-                to[c] = gamma * g[c] + beta * bias[c];
-            }
-        }
-    }
-}
-
 /// A W, and a W added to the bias, for W `[entries of a, columns]` and A's tensor `[entries of a, inputs]`.
 struct FoldLayer<'a> {
     columns: usize,
@@ -411,8 +376,11 @@ impl Job for FoldLayer<'_> {
     }
 }
 
-/// The adjoint of [`FoldLayer`], from the gradients `g`, rows `stride` apart, and `bias` in what it made: those in W, A and a.
-struct UnfoldLayer<'a> {
+/// The adjoint of [`FoldNorm`] and of [`FoldLayer`], from the gradients `g`, rows `stride` apart, and `bias` in what they made: those
+/// in W, in the factors and in the constants.
+struct Unfold<'a> {
+    /// Whether a row of W has one factor, for its own row of the product, or one for each of its rows.
+    norm: bool,
     columns: usize,
     matrix: &'a [f32],
     factors: &'a [f32],
@@ -423,23 +391,23 @@ struct UnfoldLayer<'a> {
     into: [&'a mut [f32]; 3],
 }
 
-impl Job for UnfoldLayer<'_> {
+impl Job for Unfold<'_> {
     type Output = ();
     #[inline(always)]
     fn run<V: Simd>(self) {
-        let UnfoldLayer { columns, matrix, factors, constant, g, stride, bias, into } = self;
+        let Unfold { norm, columns, matrix, factors, constant, g, stride, bias, into } = self;
         let [in_matrix, in_factors, in_constant] = into;
-        let (units, bias) = (constant.len(), &bias[..columns]);
-        let inputs = factors.len() / units;
-        for i in 0..units {
+        let of_row = factors.len() / constant.len();
+        for i in 0..constant.len() {
             let (w, to) = (&matrix[i * columns..][..columns], &mut in_matrix[i * columns..][..columns]);
             in_constant[i] = dot_product(bias, w);
             to.fill(0.0);
             add_multiple(to, constant[i], bias);
-            for p in 0..inputs {
-                let row = &g[p * stride..][..columns];
-                in_factors[i * inputs + p] = dot_product(row, w);
-                add_multiple(to, factors[i * inputs + p], row);
+            for k in 0..of_row {
+                let (at, row) = (i * of_row + k, if norm { i } else { k });
+                let g = &g[row * stride..][..columns];
+                in_factors[at] = dot_product(g, w);
+                add_multiple(to, factors[at], g);
             }
         }
     }

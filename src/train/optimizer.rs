@@ -53,7 +53,7 @@ impl Clip {
                 }
             }
             Clip::Global(limit) => {
-                if let Some(factor) = shrinking(all_squares(gradients.iter().map(AsRef::as_ref)), limit) {
+                if let Some(factor) = shrinking_all(gradients.iter().map(AsRef::as_ref), limit) {
                     each(gradients.iter_mut(), |g| scale(g.as_mut(), factor));
                 }
             }
@@ -72,9 +72,10 @@ fn shrinking(square: f64, limit: f64) -> Option<f32> {
     (norm > limit).then(|| (limit / (norm + 1e-6)) as f32)
 }
 
-/// The sum of squares of all gradients, added in their order, whichever thread was done first.
-fn all_squares<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {
-    each(gradients, sum_of_squares).iter().sum()
+/// The factor that brings the norm of all gradients together to `limit`, if it is above. Squares are added in the order of the
+/// gradients, whichever thread was done first.
+fn shrinking_all<'a>(gradients: impl IntoIterator<Item = &'a [f32]>, limit: f64) -> Option<f32> {
+    shrinking(each(gradients, sum_of_squares).iter().sum(), limit)
 }
 
 fn scale(part: &mut [f32], factor: f32) {
@@ -197,8 +198,7 @@ impl Stateful for Adam {
             // All inside the pool: each call of it from outside would wake a thread and wait for it.
             rayon::scope(|_| {
                 if let Clip::Global(limit) = self.config.clip {
-                    let square = all_squares(tensors.iter().map(|t| &*t.gradient));
-                    step.clipping = shrinking(square, limit).unwrap_or(1.0);
+                    step.clipping = shrinking_all(tensors.iter().map(|t| &*t.gradient), limit).unwrap_or(1.0);
                 } else {
                     clip(self.config.clip, &mut tensors);
                 }
