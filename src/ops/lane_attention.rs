@@ -73,9 +73,9 @@ impl LaneHeads<'_> {
 
     /// a bᵀ `[queries, tokens]` of two matrices `[tokens, key]`, times `scale`.
     fn scores(&self, scale: f32, a: &[Lanes<f32>], b: &[Lanes<f32>], out: &mut [Lanes<f32>]) {
-        let extent = Extent { rows: self.0.tokens, columns: self.0.tokens, inner: self.0.key };
+        let extent = Extent::new(self.0.tokens, self.0.tokens, self.0.key);
         let rows = View::new(0, self.0.key, 1);
-        product::<f32, [Lanes<f32>], false>(
+        product::<f32, &[Lanes<f32>], false>(
             extent,
             self.part(Part::Lower),
             scale,
@@ -88,13 +88,13 @@ impl LaneHeads<'_> {
 
     /// Σ_j w_ij b_j for every query i, or Σ_i w_ij b_i for every token j.
     fn sums(&self, over_queries: bool, w: &[Lanes<f32>], b: &[Lanes<f32>], out: &mut [Lanes<f32>]) {
-        let extent = Extent { rows: self.0.tokens, columns: self.0.key, inner: self.0.tokens };
+        let extent = Extent::new(self.0.tokens, self.0.key, self.0.tokens);
         let (part, of_weights) = if over_queries {
             (self.part(Part::SumFrom), View::new(0, 1, self.0.tokens))
         } else {
             (self.part(Part::SumBelow), View::new(0, self.0.tokens, 1))
         };
-        product::<f32, [Lanes<f32>], false>(
+        product::<f32, &[Lanes<f32>], false>(
             extent,
             part,
             1.0,

@@ -2,28 +2,39 @@
 //!
 //! An entry is a whole cache line ([`Lanes`]), so a transposed factor, a head's slice of the channels or a band of a
 //! triangular matrix is read as fast as a contiguous one, and small or odd dimensions waste nothing.
+//!
+//! The blocks of a result that the registers hold are made by functions of their own, one a size, that are called by pointers:
+//! compiled into the loops over the blocks, they left a fifth of the time to what is between one and the next.
 
 // An index of a block is one of several arrays at once.
 #![allow(clippy::needless_range_loop)]
 
-use super::lanes::{Kernel, LANES, Lanes, Portable, Real, Vector, dispatch, prefetch};
+use std::marker::PhantomData;
+
+use super::lanes::{Apart, Called, Kernel, LANES, Lanes, Portable, Real, Vector, dispatch, prefetch};
 use super::memory::Plain;
 
-/// Where a factor's entries are: entry (i, c) at `at + i row + c inner`.
+/// Where a factor's entries are: entry (i, c) of term s at `at + i row + c inner + s term`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct View {
     pub at: usize,
     pub row: usize,
     pub inner: usize,
+    pub term: usize,
 }
 
 impl View {
     pub const fn new(at: usize, row: usize, inner: usize) -> Self {
-        View { at, row, inner }
+        View { at, row, inner, term: 0 }
     }
 
-    fn last(&self, rows: usize, inner: usize) -> usize {
-        self.at + (rows - 1) * self.row + (inner - 1) * self.inner
+    /// As this one, the next term's entries so many behind a term's.
+    pub const fn terms(self, term: usize) -> Self {
+        View { term, ..self }
+    }
+
+    fn last(&self, rows: usize, inner: usize, terms: usize) -> usize {
+        self.at + (rows - 1) * self.row + (inner - 1) * self.inner + (terms - 1) * self.term
     }
 }
 
@@ -66,44 +77,71 @@ impl Queries {
     }
 }
 
-/// Rows of a block of all columns, where they divide all: heads have ten or twenty channels.
-const TALL: usize = 5;
-
-/// Rows and columns of the largest square blocks.
+/// Rows and columns of the largest square blocks, apart from the last ones.
 const SIDE: usize = 4;
 
-/// Rows that the largest block of rows has beside its first one, where not all columns are needed.
-pub(super) const ABOVE: usize = 3;
+/// Of the last blocks, so that none is left over that is a row or a column alone: its sums would wait for each other.
+const LAST: usize = SIDE + 1;
 
-/// Rows i, columns j and summands c of a product.
+/// Rows that the largest block of rows has beside its first one, where not all columns are needed.
+pub(super) const ABOVE: usize = LAST - 1;
+
+/// Rows i, columns j and summands c of a product, which is a sum of so many terms.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extent {
     pub rows: usize,
     pub columns: usize,
     pub inner: usize,
+    pub terms: usize,
 }
 
-/// The left factor's entries: one a lane, or one for all lanes.
-pub(super) trait Entries<T: Real>: Sync {
-    /// Whether blocks of columns are the outer loop: where the left factor is small beside the right one, of which a block
-    /// then stays in the nearest cache while all rows pass.
-    const COLUMNS_FIRST: bool;
-    fn count(&self) -> usize;
+impl Extent {
+    pub const fn new(rows: usize, columns: usize, inner: usize) -> Self {
+        Extent { rows, columns, inner, terms: 1 }
+    }
+
+    /// As this one, but of so many terms.
+    pub const fn terms(self, terms: usize) -> Self {
+        Extent { terms, ..self }
+    }
+}
+
+/// The right factor: an entry a lane, or one for all lanes.
+pub(super) trait Factor<T: Real>: Copy {
+    /// A pointer to an entry.
+    type Entry: Entry<T>;
+    fn count(self) -> usize;
+    fn first(self) -> Self::Entry;
+}
+
+/// A pointer to an entry of a factor.
+pub(super) trait Entry<T: Real>: Copy {
+    /// That of the entry so many behind it.
+    fn ahead(self, entries: usize) -> Self;
     /// # Safety
-    /// `i` is below [`Entries::count`].
-    unsafe fn entry<V: Vector<T>>(&self, i: usize) -> V;
+    /// The pointer is to one of the factor's entries.
+    unsafe fn entry<V: Vector<T>>(self) -> V;
 }
 
-impl<T: Real> Entries<T> for [Lanes<T>] {
-    const COLUMNS_FIRST: bool = false;
-    #[inline(always)]
-    fn count(&self) -> usize {
+impl<T: Real> Factor<T> for &[Lanes<T>] {
+    type Entry = *const Lanes<T>;
+    fn count(self) -> usize {
         self.len()
     }
+    fn first(self) -> Self::Entry {
+        self.as_ptr()
+    }
+}
+
+impl<T: Real> Entry<T> for *const Lanes<T> {
     #[inline(always)]
-    unsafe fn entry<V: Vector<T>>(&self, i: usize) -> V {
+    fn ahead(self, entries: usize) -> Self {
+        self.wrapping_add(entries)
+    }
+    #[inline(always)]
+    unsafe fn entry<V: Vector<T>>(self) -> V {
         // SAFETY: the caller's.
-        V::load(unsafe { self.get_unchecked(i) })
+        V::load(unsafe { &*self })
     }
 }
 
@@ -111,34 +149,47 @@ impl<T: Real> Entries<T> for [Lanes<T>] {
 #[derive(Clone, Copy)]
 pub(super) struct Shared<'a, T>(pub &'a [T]);
 
-impl<T: Real> Entries<T> for Shared<'_, T> {
-    const COLUMNS_FIRST: bool = true;
-    #[inline(always)]
-    fn count(&self) -> usize {
+impl<T: Real> Factor<T> for Shared<'_, T> {
+    type Entry = *const T;
+    fn count(self) -> usize {
         self.0.len()
     }
+    fn first(self) -> Self::Entry {
+        self.0.as_ptr()
+    }
+}
+
+impl<T: Real> Entry<T> for *const T {
     #[inline(always)]
-    unsafe fn entry<V: Vector<T>>(&self, i: usize) -> V {
+    fn ahead(self, entries: usize) -> Self {
+        self.wrapping_add(entries)
+    }
+    #[inline(always)]
+    unsafe fn entry<V: Vector<T>>(self) -> V {
         // SAFETY: the caller's.
-        V::splat(unsafe { *self.0.get_unchecked(i) })
+        V::splat(unsafe { *self })
     }
 }
 
 /// `C = scale L Rᵀ`, or `C += scale L Rᵀ` if `ADD`; entry (i, j) of C at `place.at + i place.row + j place.inner`. What is `ahead`
 /// is brought into the second cache meanwhile: what comes from further away is waited for otherwise.
-pub(super) fn product<T: OnLanes, L: Entries<T> + ?Sized, const ADD: bool>(
+pub(super) fn product<T: OnLanes, R: Factor<T>, const ADD: bool>(
     extent: Extent,
     part: Part,
     scale: T,
-    (left, l): (&L, View),
-    (right, r): (&[Lanes<T>], View),
+    (left, l): (&[Lanes<T>], View),
+    (right, r): (R, View),
     (out, place): (&mut [Lanes<T>], View),
     ahead: Soon<'_, T>,
 ) {
     if check(extent, left, l, right, r) {
-        assert!(place.last(extent.rows, extent.columns) < out.len(), "a product outside its result");
-        let ahead = Ahead::new(ahead, extent, part);
-        T::on_lanes(Multiply::<T, L, ADD> { extent, part, scale, left, l, right, r, out, place, ahead });
+        assert!(place.last(extent.rows, extent.columns, 1) < out.len(), "a product outside its result");
+        let blocks = T::on_lanes(OfProducts::<R::Entry, ADD>(PhantomData));
+        let (left, right, out) = (left.as_ptr(), right.first(), out.as_mut_ptr());
+        // SAFETY: the views are inside.
+        unsafe {
+            blocks.run(extent, part, scale, (left, l), (right, r), (out, place), Ahead::new(ahead, extent, part))
+        };
     }
 }
 
@@ -190,6 +241,14 @@ impl<'a, T> Ahead<'a, T> {
 
     #[inline(always)]
     fn ask(&mut self) {
+        if self.each > 0 && self.at < self.soon.entries.len() {
+            self.ask_for_some();
+        }
+    }
+
+    // Apart from the products, whose loops are faster without it.
+    #[inline(never)]
+    fn ask_for_some(&mut self) {
         let mut left = self.each;
         while left > 0 && self.at < self.soon.entries.len() {
             let count = left.min(self.end - self.at);
@@ -204,7 +263,8 @@ impl<'a, T> Ahead<'a, T> {
     }
 }
 
-/// `C += Σ over the lanes of L Rᵀ`: gradients of what the lanes share. What is `ahead`: as in [`product`].
+/// `C += Σ over the lanes of L Rᵀ`, the entries of a row of C one after the other: gradients of what the lanes share. What is
+/// `ahead`: as in [`product`].
 pub(super) fn reduced_product<T: OnLanes>(
     extent: Extent,
     (left, l): (&[Lanes<T>], View),
@@ -213,18 +273,21 @@ pub(super) fn reduced_product<T: OnLanes>(
     ahead: Soon<'_, T>,
 ) {
     if check(extent, left, l, right, r) {
-        assert!(place.last(extent.rows, extent.columns) < out.len(), "a product outside its result");
+        let inside = place.inner == 1 && place.last(extent.rows, extent.columns, 1) < out.len();
+        assert!(inside, "a product outside its result");
         let ahead = Ahead::new(ahead, extent, Part::All);
-        T::on_lanes(Reduce { extent, left, l, right, r, out, place, ahead });
+        let (left, right, out) = (left.as_ptr(), right.as_ptr(), out.as_mut_ptr());
+        // SAFETY: the views are inside.
+        unsafe { T::on_lanes(OfSums).run(extent, Part::All, T::of(1.0), (left, l), (right, r), (out, place), ahead) };
     }
 }
 
 /// Whether there is anything to do; the views lie inside their factors.
-fn check<T: Real, L: Entries<T> + ?Sized>(e: Extent, left: &L, l: View, right: &[Lanes<T>], r: View) -> bool {
-    if e.rows == 0 || e.columns == 0 || e.inner == 0 {
+fn check<T: Real, R: Factor<T>>(e: Extent, left: &[Lanes<T>], l: View, right: R, r: View) -> bool {
+    if e.rows == 0 || e.columns == 0 || e.inner == 0 || e.terms == 0 {
         return false;
     }
-    let inside = l.last(e.rows, e.inner) < left.count() && r.last(e.columns, e.inner) < right.len();
+    let inside = l.last(e.rows, e.inner, e.terms) < left.len() && r.last(e.columns, e.inner, e.terms) < right.count();
     assert!(inside, "a product outside its factors");
     true
 }
@@ -270,229 +333,106 @@ impl OnLanes for f64 {
     }
 }
 
-struct Multiply<'a, T, L: ?Sized, const ADD: bool> {
-    extent: Extent,
-    part: Part,
-    scale: T,
-    left: &'a L,
+/// What the blocks of a product have in common.
+struct Common<T> {
     l: View,
-    right: &'a [Lanes<T>],
     r: View,
-    out: &'a mut [Lanes<T>],
-    place: View,
-    ahead: Ahead<'a, T>,
+    terms: usize,
+    scale: T,
+    /// From a row of the result to the next, and from a column to the next.
+    row: usize,
+    column: usize,
 }
 
-/// `M x N` entries of a product, in registers.
-///
-/// # Safety
-/// The views with `extent` lie inside their factors, and the block inside `extent`.
-#[inline(always)]
-unsafe fn block<T: Real, V: Vector<T>, L: Entries<T> + ?Sized, const M: usize, const N: usize>(
-    (i, j): (usize, usize),
-    (from, to): (usize, usize),
-    (left, l): (&L, View),
-    (right, r): (&[Lanes<T>], View),
-) -> [[V; N]; M] {
-    let mut sum = [[V::splat(T::default()); N]; M];
-    let (left_at, right_at) = (l.at + i * l.row, r.at + j * r.row);
-    for c in from..to {
-        let mut columns = [V::splat(T::default()); N];
-        for b in 0..N {
-            // SAFETY: (j + b, c) is an entry of the right factor.
-            columns[b] = unsafe { right.entry(right_at + b * r.row + c * r.inner) };
-        }
-        for a in 0..M {
-            // SAFETY: (i + a, c) is an entry of the left factor.
-            let entry: V = unsafe { left.entry(left_at + a * l.row + c * l.inner) };
-            for b in 0..N {
-                sum[a][b] = sum[a][b].add_mul(entry, columns[b]);
-            }
-        }
-    }
-    sum
-}
-
-/// Rows or columns cut into blocks of `N`, and of 1 at the end: where they begin and how many they are.
-struct Blocks<const N: usize> {
-    at: usize,
-    end: usize,
-}
-
-impl<const N: usize> Blocks<N> {
+impl<T: Real> Common<T> {
+    /// `M x N` entries of the product, in registers: those whose first factors are `left` and `right`, with `count` summands a
+    /// term.
+    ///
+    /// # Safety
+    /// The left factor has so many rows from there on, and the right one so many columns.
     #[inline(always)]
-    fn of(count: usize) -> Self {
-        Blocks { at: 0, end: count }
-    }
-}
-
-impl<const N: usize> Iterator for Blocks<N> {
-    type Item = (usize, usize);
-    #[inline(always)]
-    fn next(&mut self) -> Option<(usize, usize)> {
-        let (at, left) = (self.at, self.end - self.at);
-        let size = if left >= N { N } else { left.min(1) };
-        self.at += size;
-        (size > 0).then_some((at, size))
-    }
-}
-
-/// Calls `$self.$run::<V, N>` with the largest N x N blocks of sums that the registers have room for.
-macro_rules! with_blocks {
-    ($V:ident, $self:ident, $run:ident) => {
-        if $V::ROOM >= 32 {
-            $self.$run::<$V, SIDE>()
-        } else if $V::ROOM >= 8 {
-            $self.$run::<$V, 2>()
-        } else {
-            $self.$run::<$V, 1>()
+    unsafe fn block<V: Vector<T>, R: Entry<T>, const M: usize, const N: usize>(
+        &self,
+        count: usize,
+        left: *const Lanes<T>,
+        right: R,
+    ) -> [[V; N]; M] {
+        let mut sum = [[V::splat(T::default()); N]; M];
+        if count == 0 {
+            return sum;
         }
-    };
-}
-
-impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Multiply<'_, T, L, ADD> {
-    /// Columns and summands of rows i, …, i + m - 1.
-    #[inline(always)]
-    fn needed(&self, (i, m): (usize, usize)) -> (usize, usize, usize) {
-        let Extent { columns, inner, .. } = self.extent;
-        match self.part {
-            Part::All => (columns, 0, inner),
-            Part::Lower(queries) => (columns.min(queries.seen(i + m - 1)), 0, inner),
-            Part::SumBelow(queries) => (columns, 0, inner.min(queries.seen(i + m - 1))),
-            Part::SumFrom(queries) => (columns, queries.that_see(i), inner),
-        }
-    }
-
-    /// Two blocks of rows at a time pass by a block of columns before the next one: so many that the block is read from the
-    /// nearest cache as often as from the one behind it, so few that they stay in the nearest too.
-    #[inline(always)]
-    fn rows_first<V: Vector<T>, const N: usize>(&mut self) {
-        let mut rows = Blocks::<N>::of(self.extent.rows);
-        while let Some(first) = rows.next() {
-            let pair = [Some(first), rows.next()];
-            let last = pair[1].unwrap_or(first);
-            for (j, n) in Blocks::<N>::of(self.extent.columns) {
-                if j >= self.needed(last).0 {
+        let (mut lefts, mut rights, mut terms) = (left, right, self.terms);
+        // Loops that end at their end: there is a term and a summand.
+        loop {
+            let (mut left, mut right, mut count) = (lefts, rights, count);
+            loop {
+                let mut columns = [V::splat(T::default()); N];
+                for b in 0..N {
+                    // SAFETY: the caller's.
+                    columns[b] = unsafe { right.ahead(b * self.r.row).entry() };
+                }
+                for a in 0..M {
+                    // SAFETY: the caller's.
+                    let entry: V = unsafe { left.ahead(a * self.l.row).entry() };
+                    for b in 0..N {
+                        sum[a][b] = sum[a][b].add_mul(entry, columns[b]);
+                    }
+                }
+                (left, right) = (left.ahead(self.l.inner), right.ahead(self.r.inner));
+                count -= 1;
+                if count == 0 {
                     break;
                 }
-                for (i, m) in pair.into_iter().flatten() {
-                    let (columns, from, to) = self.needed((i, m));
-                    if j + n <= columns {
-                        self.cells::<V, N, N>((i, m), (j, n), from, to);
-                    } else {
-                        for j in j..columns {
-                            self.cells::<V, N, N>((i, m), (j, 1), from, to);
-                        }
-                    }
-                }
             }
-        }
-    }
-
-    /// All rows pass by a block of columns before the next one.
-    #[inline(always)]
-    fn columns_first<V: Vector<T>, const N: usize>(&mut self) {
-        self.blocks_of_columns::<V, N, N>();
-    }
-
-    /// As [`Multiply::columns_first`], in blocks of M rows.
-    #[inline(always)]
-    fn blocks_of_columns<V: Vector<T>, const M: usize, const N: usize>(&mut self) {
-        let Extent { rows, columns, inner } = self.extent;
-        for block in Blocks::<N>::of(columns) {
-            for of_rows in Blocks::<M>::of(rows) {
-                self.cells::<V, M, N>(of_rows, block, 0, inner);
+            terms -= 1;
+            if terms == 0 {
+                return sum;
             }
+            (lefts, rights) = (lefts.ahead(self.l.term), rights.ahead(self.r.term));
         }
     }
+}
 
-    #[inline(always)]
-    fn cells<V: Vector<T>, const M: usize, const N: usize>(
-        &mut self,
-        (i, m): (usize, usize),
-        (j, n): (usize, usize),
-        from: usize,
-        to: usize,
-    ) {
-        match (m == M, n == N) {
-            (true, true) => self.cell::<V, M, N>(i, j, from, to),
-            (false, true) => self.cell::<V, 1, N>(i, j, from, to),
-            (true, false) => self.cell::<V, M, 1>(i, j, from, to),
-            (false, false) => self.cell::<V, 1, 1>(i, j, from, to),
-        }
-    }
+/// A block of `M x N` entries of a product.
+struct Entries<R, const ADD: bool, const M: usize, const N: usize>(PhantomData<R>);
 
+impl<T: Real, R: Entry<T>, const ADD: bool, const M: usize, const N: usize> Apart<T> for Entries<R, ADD, M, N> {
+    type Of = Common<T>;
+    type Right = R;
+    type Out = Lanes<T>;
     #[inline(always)]
-    fn cell<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize, j: usize, from: usize, to: usize) {
-        self.ahead.ask();
-        // SAFETY: `check` has found the views inside, and the block lies inside the extent.
-        let sum: [[V; N]; M] = unsafe { block((i, j), (from, to), (self.left, self.l), (self.right, self.r)) };
-        let scale = V::splat(self.scale);
+    unsafe fn run<V: Vector<T>>(of: &Common<T>, count: usize, left: *const Lanes<T>, right: R, out: *mut Lanes<T>) {
+        // SAFETY: the caller's.
+        let sum: [[V; N]; M] = unsafe { of.block(count, left, right) };
+        let scale = V::splat(of.scale);
         for a in 0..M {
             for b in 0..N {
-                let at = self.place.at + (i + a) * self.place.row + (j + b) * self.place.inner;
-                // SAFETY: `product` has found the whole result inside.
-                let out = unsafe { self.out.get_unchecked_mut(at) };
-                let base = if ADD { V::load(out) } else { V::splat(T::default()) };
-                base.add_mul(scale, sum[a][b]).store(out);
+                // SAFETY: the caller's.
+                let out = unsafe { &mut *out.wrapping_add(a * of.row + b * of.column) };
+                let entry = if ADD { V::load(out).add_mul(scale, sum[a][b]) } else { scale.mul(sum[a][b]) };
+                entry.store(out);
             }
         }
     }
 }
 
-impl<T: Real, L: Entries<T> + ?Sized, const ADD: bool> Kernel<T> for Multiply<'_, T, L, ADD> {
-    type Output = ();
-    #[inline(always)]
-    fn run<V: Vector<T>>(mut self) {
-        if L::COLUMNS_FIRST && self.part == Part::All && V::ROOM >= 32 && self.extent.rows.is_multiple_of(TALL) {
-            // Fewer loads a multiply-add than in square blocks.
-            self.blocks_of_columns::<V, TALL, SIDE>();
-        } else if L::COLUMNS_FIRST && self.part == Part::All {
-            with_blocks!(V, self, columns_first)
-        } else {
-            with_blocks!(V, self, rows_first)
-        }
-    }
-}
+/// The sums over the lanes of a block of `M x N` entries of a product.
+struct Sums<const M: usize, const N: usize>;
 
-struct Reduce<'a, T> {
-    extent: Extent,
-    left: &'a [Lanes<T>],
-    l: View,
-    right: &'a [Lanes<T>],
-    r: View,
-    out: &'a mut [T],
-    place: View,
-    ahead: Ahead<'a, T>,
-}
-
-impl<T: Real> Reduce<'_, T> {
-    /// Blocks of N x N at most: sixteen sums over the lanes at a time. Two blocks of rows pass by a block of columns together, as in
-    /// [`Multiply::rows_first`].
+impl<T: Real, const M: usize, const N: usize> Apart<T> for Sums<M, N> {
+    type Of = Common<T>;
+    type Right = *const Lanes<T>;
+    type Out = T;
     #[inline(always)]
-    fn blocks<V: Vector<T>, const N: usize>(&mut self) {
-        let mut rows = Blocks::<N>::of(self.extent.rows);
-        while let Some(first) = rows.next() {
-            let pair = [Some(first), rows.next()];
-            for (j, n) in Blocks::<N>::of(self.extent.columns) {
-                for (i, m) in pair.into_iter().flatten() {
-                    match (m == N, n == N) {
-                        (true, true) => self.cell::<V, N, N>(i, j),
-                        (false, true) => self.cell::<V, 1, N>(i, j),
-                        (true, false) => self.cell::<V, N, 1>(i, j),
-                        (false, false) => self.cell::<V, 1, 1>(i, j),
-                    }
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn cell<V: Vector<T>, const M: usize, const N: usize>(&mut self, i: usize, j: usize) {
-        self.ahead.ask();
-        let all = (0, self.extent.inner);
-        // SAFETY: `check` has found the views inside, and the block lies inside the extent.
-        let sum: [[V; N]; M] = unsafe { block((i, j), all, (self.left, self.l), (self.right, self.r)) };
+    unsafe fn run<V: Vector<T>>(
+        of: &Common<T>,
+        count: usize,
+        left: *const Lanes<T>,
+        right: *const Lanes<T>,
+        out: *mut T,
+    ) {
+        // SAFETY: the caller's.
+        let sum: [[V; N]; M] = unsafe { of.block(count, left, right) };
         let mut all = [V::splat(T::default()); LANES];
         for a in 0..M {
             for b in 0..N {
@@ -501,18 +441,204 @@ impl<T: Real> Reduce<'_, T> {
         }
         let sums = V::lane_sums(all, M * N);
         for a in 0..M {
-            let at = self.place.at + (i + a) * self.place.row + j * self.place.inner;
+            // SAFETY: the caller's; the entries of a row of the result are one after the other.
+            let out = unsafe { &mut *out.wrapping_add(a * of.row).cast::<[T; N]>() };
             for b in 0..N {
-                self.out[at + b * self.place.inner] += sums.0[a * N + b];
+                out[b] += sums.0[a * N + b];
             }
         }
     }
 }
 
-impl<T: Real> Kernel<T> for Reduce<'_, T> {
-    type Output = ();
+/// What makes the blocks of so many rows, one function a number of columns.
+type Blocks<T, R, O> = [Called<T, Common<T>, R, O>; 3];
+
+/// How many rows or columns a block has, and what makes those of so many rows and columns.
+struct Sizes<T: Real, R, O> {
+    sizes: [usize; 3],
+    blocks: [Blocks<T, R, O>; 3],
+}
+
+/// The sizes of blocks of products, `N` and `LAST` the larger ones.
+macro_rules! sizes {
+    ($V:ident, $N:expr, $LAST:expr, $block:ident $(, $kind:ty, $add:ident)?) => {
+        Sizes {
+            sizes: [1, $N, $LAST],
+            blocks: [
+                [
+                    $V::apart::<$block<$($kind, $add,)? 1, 1>>(),
+                    $V::apart::<$block<$($kind, $add,)? 1, { $N }>>(),
+                    $V::apart::<$block<$($kind, $add,)? 1, { $LAST }>>(),
+                ],
+                [
+                    $V::apart::<$block<$($kind, $add,)? { $N }, 1>>(),
+                    $V::apart::<$block<$($kind, $add,)? { $N }, { $N }>>(),
+                    $V::apart::<$block<$($kind, $add,)? { $N }, { $LAST }>>(),
+                ],
+                [
+                    $V::apart::<$block<$($kind, $add,)? { $LAST }, 1>>(),
+                    $V::apart::<$block<$($kind, $add,)? { $LAST }, { $N }>>(),
+                    $V::apart::<$block<$($kind, $add,)? { $LAST }, { $LAST }>>(),
+                ],
+            ],
+        }
+    };
+}
+
+/// The blocks of [`product`]: the largest that the registers have room for.
+struct OfProducts<R, const ADD: bool>(PhantomData<R>);
+
+impl<T: Real, R: Entry<T>, const ADD: bool> Kernel<T> for OfProducts<R, ADD> {
+    type Output = Sizes<T, R, Lanes<T>>;
     #[inline(always)]
-    fn run<V: Vector<T>>(mut self) {
-        with_blocks!(V, self, blocks)
+    fn run<V: Vector<T>>(self) -> Self::Output {
+        if V::ROOM >= 32 {
+            sizes!(V, SIDE, LAST, Entries, R, ADD)
+        } else if V::ROOM >= 8 {
+            sizes!(V, 2, 2, Entries, R, ADD)
+        } else {
+            sizes!(V, 1, 1, Entries, R, ADD)
+        }
+    }
+}
+
+/// The blocks of [`reduced_product`]: of at most sixteen sums over the lanes.
+struct OfSums;
+
+impl<T: Real> Kernel<T> for OfSums {
+    type Output = Sizes<T, *const Lanes<T>, T>;
+    #[inline(always)]
+    fn run<V: Vector<T>>(self) -> Self::Output {
+        if V::ROOM >= 32 {
+            sizes!(V, SIDE, SIDE, Sums)
+        } else if V::ROOM >= 8 {
+            sizes!(V, 2, 2, Sums)
+        } else {
+            sizes!(V, 1, 1, Sums)
+        }
+    }
+}
+
+/// A block of rows of a product.
+#[derive(Clone, Copy)]
+struct Strip<'a, T: Real, R, O> {
+    /// Columns that are needed.
+    columns: usize,
+    blocks: &'a Blocks<T, R, O>,
+    /// Summands of a term.
+    count: usize,
+    /// Where the factors and the result begin.
+    left: *const Lanes<T>,
+    right: R,
+    out: *mut O,
+}
+
+/// Rows or columns cut into blocks: where they begin, and which size they have.
+#[derive(Clone, Copy)]
+struct Cut {
+    sizes: [usize; 3],
+    at: usize,
+    end: usize,
+    /// Where blocks of the middle size end.
+    whole: usize,
+}
+
+impl Iterator for Cut {
+    type Item = (usize, usize);
+    #[inline(always)]
+    fn next(&mut self) -> Option<(usize, usize)> {
+        let (at, left) = (self.at, self.end - self.at);
+        if left == 0 {
+            return None;
+        }
+        let size = if at < self.whole {
+            1
+        } else if left >= self.sizes[2] {
+            2
+        } else {
+            0
+        };
+        self.at += self.sizes[size];
+        Some((at, size))
+    }
+}
+
+impl<T: Real, R: Entry<T>, O> Sizes<T, R, O> {
+    /// What is left over by blocks of the middle size goes to the last blocks, one more to each that are then of the largest size;
+    /// if that is too much for them, or none is larger, it is blocks of 1.
+    fn cut(&self, count: usize) -> Cut {
+        let [_, size, last] = self.sizes;
+        let (blocks, left) = (count / size, count % size);
+        let larger = if last > size && left <= blocks { left } else { 0 };
+        Cut { sizes: self.sizes, at: 0, end: count, whole: (blocks - larger) * size }
+    }
+
+    /// As [`Sizes::cut`], but all of the largest size where that leaves nothing over.
+    fn cut_large(&self, count: usize) -> Cut {
+        let whole = if count.is_multiple_of(self.sizes[2]) { 0 } else { self.cut(count).whole };
+        Cut { whole, ..self.cut(count) }
+    }
+
+    /// All blocks. Two blocks of rows at a time pass by a block of columns before the next one: so many that the block is read
+    /// from the nearest cache as often as from the one behind it, so few that they stay in the nearest too.
+    ///
+    /// # Safety
+    /// The views with `extent` lie inside what the pointers point to.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn run(
+        &self,
+        extent: Extent,
+        part: Part,
+        scale: T,
+        (left, l): (*const Lanes<T>, View),
+        (right, r): (R, View),
+        (out, place): (*mut O, View),
+        mut ahead: Ahead<'_, T>,
+    ) {
+        let Extent { columns, inner, terms, .. } = extent;
+        let common = Common { l, r, terms, scale, row: place.row, column: place.inner };
+        let strip = |(i, size): (usize, usize)| {
+            let behind = i + self.sizes[size] - 1;
+            let (columns, from, to) = match part {
+                Part::All => (columns, 0, inner),
+                Part::Lower(queries) => (columns.min(queries.seen(behind)), 0, inner),
+                Part::SumBelow(queries) => (columns, 0, inner.min(queries.seen(behind))),
+                Part::SumFrom(queries) => (columns, queries.that_see(i), inner),
+            };
+            Strip {
+                columns,
+                blocks: &self.blocks[size],
+                count: to.saturating_sub(from),
+                left: left.wrapping_add(l.at + i * l.row + from * l.inner),
+                right: right.ahead(r.at + from * r.inner),
+                out: out.wrapping_add(place.at + i * place.row),
+            }
+        };
+        let lower = matches!(part, Part::Lower(_));
+        let all = if lower { self.cut(columns) } else { self.cut_large(columns) };
+        let mut rows = self.cut(extent.rows);
+        while let Some(first) = rows.next() {
+            let first = strip(first);
+            let second = rows.next().map_or(Strip { columns: 0, ..first }, strip);
+            let most = first.columns.max(second.columns);
+            for (j, size) in all {
+                if j >= most {
+                    break;
+                }
+                for strip in [&first, &second] {
+                    let mut run = |j: usize, size: usize| {
+                        ahead.ask();
+                        let (right, out) = (strip.right.ahead(j * r.row), strip.out.wrapping_add(j * place.inner));
+                        // SAFETY: the block lies inside the extent, and the functions are for the machine's instructions.
+                        unsafe { strip.blocks[size](&common, strip.count, strip.left, right, out) };
+                    };
+                    if j + self.sizes[size] <= strip.columns {
+                        run(j, size);
+                    } else {
+                        (j..strip.columns).for_each(|j| run(j, 0));
+                    }
+                }
+            }
+        }
     }
 }

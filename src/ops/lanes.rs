@@ -84,6 +84,10 @@ pub trait Vector<T>: Copy {
     /// The bits of `self` plus those of `of`, moved up to where the exponent begins: times 2ᵏ, if the low bits of `of`
     /// are the integer k.
     fn shift_exponent(self, of: Self) -> Self;
+    /// The work of `A` with this instruction set, compiled apart from what calls it.
+    fn apart<A: Apart<T>>() -> Called<T, A::Of, A::Right, A::Out>
+    where
+        T: Real;
     /// The sums over the lanes of the first `count` of `vectors`, each as ((0 + 8) + (4 + 12)) + …: the halves, then their
     /// halves.
     #[inline(always)]
@@ -207,6 +211,9 @@ impl<T: Real> Vector<T> for Portable<T> {
     fn max(self, b: Self) -> Self {
         self.zip(b, |a, b| if b > a { b } else { a })
     }
+    fn apart<A: Apart<T>>() -> Called<T, A::Of, A::Right, A::Out> {
+        A::run::<Self>
+    }
     #[inline(always)]
     fn min(self, b: Self) -> Self {
         self.zip(b, |a, b| if b < a { b } else { a })
@@ -278,14 +285,14 @@ real!(
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Lanes, Vector};
+    use super::{Apart, Called, Lanes, Vector};
     use crate::ops::simd::Simd;
     use crate::ops::simd::x86::Avx512;
 
     macro_rules! vector {
         ($name:ident, $t:ty, $register:ty, $n:literal, $load:ident, $store:ident, $splat:ident, $fma:ident,
          $add:ident, $sub:ident, $mul:ident, $div:ident, $max:ident, $min:ident, $positive:tt, $shift:tt,
-         $unroll:literal, $room:literal $(, $lane_sums:item)?) => {
+         $unroll:literal, $room:literal, $features:literal $(, $lane_sums:item)?) => {
             #[derive(Clone, Copy)]
             pub struct $name([$register; $n]);
 
@@ -332,6 +339,20 @@ mod x86 {
                 vector!(zip min, (|a, b| $min(b, a)));
                 vector!(zip where_positive, $positive);
                 vector!(zip shift_exponent, $shift);
+                fn apart<A: Apart<$t>>() -> Called<$t, A::Of, A::Right, A::Out> {
+                    #[target_feature(enable = $features)]
+                    unsafe fn run<A: Apart<$t>>(
+                        of: &A::Of,
+                        count: usize,
+                        left: *const Lanes<$t>,
+                        right: A::Right,
+                        out: *mut A::Out,
+                    ) {
+                        // SAFETY: the caller's.
+                        unsafe { A::run::<$name>(of, count, left, right, out) }
+                    }
+                    run::<A>
+                }
                 $($lane_sums)?
             }
         };
@@ -372,6 +393,7 @@ mod x86 {
         ))),
         true,
         32,
+        "avx512f,avx2,fma",
         #[inline(always)]
         fn lane_sums(vectors: [Self; super::LANES], count: usize) -> Lanes<f32> {
             let mut sums = Lanes::zero();
@@ -428,7 +450,8 @@ mod x86 {
             _mm512_slli_epi64::<52>(_mm512_castpd_si512(of))
         ))),
         false,
-        16
+        16,
+        "avx512f,avx2,fma"
     );
     vector!(
         Avx2F32,
@@ -451,7 +474,8 @@ mod x86 {
             _mm256_slli_epi32::<23>(_mm256_castps_si256(of))
         ))),
         true,
-        8
+        8,
+        "avx2,fma"
     );
     vector!(
         Avx2F64,
@@ -474,7 +498,8 @@ mod x86 {
             _mm256_slli_epi64::<52>(_mm256_castpd_si256(of))
         ))),
         false,
-        4
+        4,
+        "avx2,fma"
     );
 }
 
@@ -486,6 +511,32 @@ pub trait Kernel<T: Real> {
     /// the caller is theirs.
     fn run<V: Vector<T>>(self) -> Self::Output;
 }
+
+/// A block of a product of matrices that have an entry a lane, which a [`Vector`] gives as a function ([`Vector::apart`]).
+pub trait Apart<T: Real> {
+    /// What the blocks of a product have in common.
+    type Of;
+    /// An entry of the right factor.
+    type Right;
+    /// An entry of the result.
+    type Out;
+    /// Makes the block of the result that begins at `out`, from rows that begin at `left` and columns that begin at `right`, with
+    /// `count` summands; `inline(always)`, as [`Kernel::run`].
+    ///
+    /// # Safety
+    /// All of it lies inside what the pointers point to.
+    unsafe fn run<V: Vector<T>>(
+        of: &Self::Of,
+        count: usize,
+        left: *const Lanes<T>,
+        right: Self::Right,
+        out: *mut Self::Out,
+    );
+}
+
+/// A function that [`Vector::apart`] gives. Besides what [`Apart::run`] asks for it is to be called on machines with the
+/// instruction set alone, on which [`dispatch`] has found it.
+pub type Called<T, Of, Right, Out> = unsafe fn(&Of, usize, *const Lanes<T>, Right, *mut Out);
 
 /// Runs `kernel` with the best instructions of this machine ([`InstructionSet::of_this_machine`]).
 pub fn dispatch<T: Real, K: Kernel<T>>(kernel: K) -> K::Output {

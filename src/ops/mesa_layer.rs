@@ -111,7 +111,7 @@ pub(super) fn times<T: OnLanes>(
 ) {
     let (view, rows, inner) =
         if transposed { (View::new(0, 1, columns), columns, rows) } else { (View::new(0, columns, 1), rows, columns) };
-    let extent = Extent { rows, columns: 1, inner };
+    let extent = Extent::new(rows, 1, inner);
     let x = (x.0, View::new(x.1.at, 0, x.1.row));
     product::<T, _, false>(extent, Part::All, T::of(1.0), (m, view), x, (out, place), Soon::nothing());
 }
@@ -124,7 +124,7 @@ pub(super) fn add_outer<T: OnLanes>(
     y: (&[Lanes<T>], View),
     m: &mut [Lanes<T>],
 ) {
-    let extent = Extent { rows, columns, inner: 1 };
+    let extent = Extent::new(rows, columns, 1);
     product::<T, _, true>(extent, Part::All, a, x, y, (m, View::new(0, columns, 1)), Soon::nothing());
 }
 

@@ -782,8 +782,8 @@ struct Pass<T: OnLanes> {
     slopes: Piece<Lanes<T>>,
     /// Gradients in the residual streams after and before a layer, and between its attention and its MLP.
     residual: [Piece<Lanes<T>>; 3],
-    /// Gradients in a head's output, queries, keys and values.
-    adjoints: [Piece<Lanes<T>>; 4],
+    /// Gradients in a head's output, and in its queries, keys and values, one after the other.
+    adjoints: [Piece<Lanes<T>>; 2],
     /// The gradient in what a head's features are made of; empty if no layer has any.
     plain: Piece<Lanes<T>>,
     prediction: Piece<Lanes<T>>,
@@ -799,38 +799,44 @@ fn positions<T: OnLanes>(tokens: usize, width: usize) -> Vec<T> {
     (0..tokens * width).map(|i| entry(i / width, i % width)).collect()
 }
 
-/// Y = X Wᵀ for some tokens of X, or Y += X Wᵀ if `ADD`: `[rows, outputs]`. W is where its view says among the parameters.
+/// Terms of a sum of products: how many, and how far a term's tokens and weights are behind those of the one before it.
+#[derive(Clone, Copy)]
+struct Terms {
+    count: usize,
+    tokens: usize,
+    weights: usize,
+}
+
+/// A product that is no sum.
+const ONE: Terms = Terms { count: 1, tokens: 0, weights: 0 };
+
+/// Y = Σ X Wᵀ over the terms, or Y += that if `ADD`, for some tokens of X: `[rows, outputs]`. W is where its view says among the
+/// parameters.
 fn linear<T: OnLanes, const ADD: bool>(
     (rows, outputs, inputs): (Rows, usize, usize),
     (p, w): (&[T], View),
-    x: &[Lanes<T>],
+    (x, terms): (&[Lanes<T>], Terms),
     y: &mut [Lanes<T>],
     ahead: Soon<'_, T>,
 ) {
-    let extent = Extent { rows: outputs, columns: rows.count, inner: inputs };
-    let x = (x, View::new(0, rows.step * inputs, 1));
-    product::<T, _, ADD>(extent, Part::All, T::of(1.0), (&Shared(p), w), x, (y, View::new(0, 1, outputs)), ahead);
+    let extent = Extent::new(rows.count, outputs, inputs).terms(terms.count);
+    let (x, w) = ((x, View::new(0, rows.step * inputs, 1).terms(terms.tokens)), w.terms(terms.weights));
+    product::<T, _, ADD>(extent, Part::All, T::of(1.0), x, (Shared(p), w), (y, View::new(0, outputs, 1)), ahead);
 }
 
-/// X = Y W, or X += Y W if `ADD`: the adjoint of [`linear`] in X, of its first `kept` channels.
+/// X = Σ Y W over the terms, or X += that if `ADD`: the adjoint of [`linear`] in X, of its first `kept` channels.
 fn linear_adjoint<T: OnLanes, const ADD: bool>(
     (rows, outputs, kept): (Rows, usize, usize),
     (p, w): (&[T], View),
-    y: &[Lanes<T>],
+    (y, terms): (&[Lanes<T>], Terms),
     x: &mut [Lanes<T>],
     ahead: Soon<'_, T>,
 ) {
-    let extent = Extent { rows: kept, columns: rows.count, inner: outputs };
-    let (w, y) = (View::new(w.at, w.inner, w.row), (y, View::new(0, outputs, 1)));
-    product::<T, _, ADD>(
-        extent,
-        Part::All,
-        T::of(1.0),
-        (&Shared(p), w),
-        y,
-        (x, View::new(0, 1, rows.step * kept)),
-        ahead,
-    );
+    let extent = Extent::new(rows.count, kept, outputs).terms(terms.count);
+    let y = (y, View::new(0, outputs, 1).terms(terms.tokens));
+    let w = View::new(w.at, w.inner, w.row).terms(terms.weights);
+    let place = View::new(0, rows.step * kept, 1);
+    product::<T, _, ADD>(extent, Part::All, T::of(1.0), y, (Shared(p), w), (x, place), ahead);
 }
 
 /// W += Yᵀ X over the rows and the lanes, the adjoint of [`linear`] in W.
@@ -841,7 +847,7 @@ fn linear_weights<T: OnLanes>(
     (sum, w): (&mut [T], View),
     ahead: Soon<'_, T>,
 ) {
-    let extent = Extent { rows: outputs, columns: inputs, inner: rows.count };
+    let extent = Extent::new(outputs, inputs, rows.count);
     reduced_product(extent, (y, View::new(0, 1, outputs)), (x, View::new(0, 1, rows.step * inputs)), (sum, w), ahead);
 }
 
@@ -972,7 +978,7 @@ fn lower<T: OnLanes>(
     ahead: Soon<'_, T>,
 ) {
     let Causal { queries, count, tokens, .. } = *causal;
-    let extent = Extent { rows: count, columns: tokens, inner: channels };
+    let extent = Extent::new(count, tokens, channels);
     let (rows, place) = (View::new(0, channels, 1), View::new(0, tokens, 1));
     product::<T, _, false>(extent, Part::Lower(queries), scale, (x, rows), (y, rows), (out, place), ahead);
     // Nothing further behind has ever been written, or is read.
@@ -989,12 +995,13 @@ fn mix<T: OnLanes>(
     scale: T,
     (m, x): (&[Lanes<T>], &[Lanes<T>]),
     out: &mut [Lanes<T>],
+    ahead: Soon<'_, T>,
 ) {
     let Causal { queries, count, tokens, .. } = *causal;
-    let extent = Extent { rows: count, columns: channels, inner: tokens };
+    let extent = Extent::new(count, channels, tokens);
     let (m, x) = ((m, View::new(0, tokens, 1)), (x, View::new(0, 1, channels)));
     let out = (out, View::new(0, channels, 1));
-    product::<T, _, false>(extent, Part::SumBelow(queries), scale, m, x, out, Soon::nothing());
+    product::<T, _, false>(extent, Part::SumBelow(queries), scale, m, x, out, ahead);
 }
 
 /// `out += scale Mᵀ x`, the adjoint of [`mix`] in x: the tokens' sums over the queries that see them. What `out` held before
@@ -1008,7 +1015,7 @@ fn mix_adjoint<T: OnLanes>(
     ahead: Soon<'_, T>,
 ) {
     let Causal { queries, count, tokens, .. } = *causal;
-    let extent = Extent { rows: tokens, columns: channels, inner: count };
+    let extent = Extent::new(tokens, channels, count);
     let (m, x) = ((m, View::new(0, 1, tokens)), (x, View::new(0, 1, channels)));
     let place = View::new(0, channels, 1);
     if causal.from > 0 {
@@ -1243,7 +1250,7 @@ impl<T: OnLanes> Pass<T> {
             scores: pieces.take(squares),
             slopes: pieces.take(squares),
             residual: std::array::from_fn(|_| pieces.take(tokens * a.width)),
-            adjoints: std::array::from_fn(|_| pieces.take(tokens * mixed)),
+            adjoints: [pieces.take(tokens * mixed), pieces.take(3 * tokens * mixed)],
             plain: pieces.take(tokens * plain),
             prediction: pieces.take(rows.count * a.output),
             places: Vec::new(),
@@ -1259,7 +1266,7 @@ impl<T: OnLanes> Pass<T> {
         let (a, n) = (&self.a, self.tokens);
         if a.embed {
             let embedding = (Rows::all(n), a.width, a.input);
-            linear::<T, false>(embedding, (p, View::new(0, a.input, 1)), tile, &mut self.x[0], Soon::nothing());
+            linear::<T, false>(embedding, (p, View::new(0, a.input, 1)), (tile, ONE), &mut self.x[0], Soon::nothing());
         } else {
             self.x[0].copy_from_slice(tile);
         }
@@ -1271,7 +1278,7 @@ impl<T: OnLanes> Pass<T> {
         if a.embed {
             let readout = View::new(p.len() - a.output * a.width, a.width, 1);
             let size = (Rows::all(rows.count), a.output, channels);
-            linear::<T, false>(size, (p, readout), last, &mut self.prediction, Soon::nothing());
+            linear::<T, false>(size, (p, readout), (last, ONE), &mut self.prediction, Soon::nothing());
         } else {
             copy_channels((last, channels, 1), (&mut self.prediction, a.output, 1));
         }
@@ -1301,7 +1308,9 @@ impl<T: OnLanes> Pass<T> {
         let (size, of_queries) = (n * key, queries.count * key);
         for h in 0..layer.heads {
             let matrices = Matrices::new(layer, width, at, h);
-            let q = &mut store.q[h * queries.count * mixed..][..queries.count * mixed];
+            let (q, next) = store.q[h * queries.count * mixed..].split_at_mut(queries.count * mixed);
+            // The next head's queries.
+            let next = &next[..next.len().min(q.len())];
             let k = &mut store.k[h * n * mixed..][..n * mixed];
             let v = &mut store.v[h * size..][..size];
             let o = &mut store.o[h * of_queries..][..of_queries];
@@ -1310,9 +1319,9 @@ impl<T: OnLanes> Pass<T> {
             } else {
                 (&mut *q, &mut *k)
             };
-            linear::<T, false>((queries, key, from), (p, matrices.query), seen, to_q, Soon::all(to_k));
-            linear::<T, false>((all, key, from), (p, matrices.key), seen, to_k, Soon::all(v));
-            linear::<T, false>((all, key, width), (p, matrices.value), x, v, Soon::all(o));
+            linear::<T, false>((queries, key, from), (p, matrices.query), (seen, ONE), to_q, Soon::all(to_k));
+            linear::<T, false>((all, key, from), (p, matrices.key), (seen, ONE), to_k, Soon::all(v));
+            linear::<T, false>((all, key, width), (p, matrices.value), (x, ONE), v, Soon::all(o));
             if layer.shift {
                 to_k.copy_within(..size - key, key);
                 to_k[..key].fill(Lanes::zero());
@@ -1337,20 +1346,31 @@ impl<T: OnLanes> Pass<T> {
                 for causal in Causal::blocks(queries) {
                     let scores = if kept > 0 { &mut store.weights[h * kept..][..kept] } else { &mut **scores };
                     weights(&causal, layer, &q[causal.place(mixed)], k, scores, Soon::nothing());
-                    mix(&causal, key, T::of(1.0), (scores, v), &mut o[causal.place(key)]);
+                    mix(&causal, key, T::of(1.0), (scores, v), &mut o[causal.place(key)], Soon::all(next));
                 }
             }
-            // The next head's queries.
-            let size = queries.count * mixed;
-            let next = &store.q[(h + 1) * size..][..if h + 1 < layer.heads { size } else { 0 }];
-            linear::<T, true>((rows, channels, key), (p, matrices.out), o, sum, Soon::all(next));
         }
+        // All heads at once: what they are added to is read and written once.
+        let heads = Terms { count: layer.heads, tokens: of_queries, weights: key };
+        linear::<T, true>(
+            (rows, channels, key),
+            (p, View::new(at.o, layer.channels(), 1)),
+            (&store.o, heads),
+            sum,
+            Soon::nothing(),
+        );
         if let Some(hidden) = layer.mlp {
             let [up, down] = [View::new(at.up, width, 1), View::new(at.down, hidden, 1)];
-            linear::<T, false>((rows, hidden, width), (p, up), &store.middle, &mut store.hidden, Soon::nothing());
+            linear::<T, false>(
+                (rows, hidden, width),
+                (p, up),
+                (&store.middle, ONE),
+                &mut store.hidden,
+                Soon::nothing(),
+            );
             T::on_lanes(Gelu { from: &store.hidden, to: &mut store.active });
             copy_channels((&store.middle, width, 1), (y, kept, 1));
-            linear::<T, true>((rows, kept, hidden), (p, down), &store.active, y, Soon::nothing());
+            linear::<T, true>((rows, kept, hidden), (p, down), (&store.active, ONE), y, Soon::nothing());
         }
         if let Some(clip) = a.clip {
             let clip = T::of(clip);
@@ -1375,7 +1395,7 @@ impl<T: OnLanes> Pass<T> {
             let readout = View::new(p.len() - a.output * a.width, a.width, 1);
             let size = (Rows::all(rows.count), a.output, channels);
             linear_weights(size, e, &self.x[a.layers.len()], (sum, readout), Soon::nothing());
-            linear_adjoint::<T, false>(size, (p, readout), e, dy, Soon::nothing());
+            linear_adjoint::<T, false>(size, (p, readout), (e, ONE), dy, Soon::nothing());
         } else {
             copy_channels((e, a.output, 1), (dy, channels, 1));
         }
@@ -1401,7 +1421,7 @@ impl<T: OnLanes> Pass<T> {
         if let Some(into) = into {
             let into = &mut into[..self.tokens * a.input];
             if a.embed {
-                linear_adjoint::<T, false>(size, (p, embedding), dx, into, Soon::nothing());
+                linear_adjoint::<T, false>(size, (p, embedding), (dx, ONE), into, Soon::nothing());
             } else {
                 into.copy_from_slice(dx);
             }
@@ -1421,12 +1441,12 @@ impl<T: OnLanes> Pass<T> {
             let [up, down] = [View::new(at.up, width, 1), View::new(at.down, hidden, 1)];
             let mut dh = vec![Lanes::zero(); rows.count * hidden];
             linear_weights((rows, kept, hidden), dy, &store.active, (sum, down), Soon::nothing());
-            linear_adjoint::<T, false>((rows, kept, hidden), (p, down), dy, &mut dh, Soon::nothing());
+            linear_adjoint::<T, false>((rows, kept, hidden), (p, down), (dy, ONE), &mut dh, Soon::nothing());
             T::on_lanes(GeluAdjoint { from: &store.hidden, slopes: &mut dh });
             linear_weights((rows, hidden, width), &dh, &store.middle, (sum, up), Soon::nothing());
             let middle = &mut middle[..rows.count * width];
             copy_channels((dy, kept, 1), (middle, width, 1));
-            linear_adjoint::<T, true>((rows, hidden, width), (p, up), &dh, middle, Soon::nothing());
+            linear_adjoint::<T, true>((rows, hidden, width), (p, up), (&dh, ONE), middle, Soon::nothing());
             (&*middle, width)
         } else {
             (dy, kept)
@@ -1441,12 +1461,17 @@ impl<T: OnLanes> Pass<T> {
         }
         let (mixed, powers) = (layer.mixed(), layer.features);
         let (size, of_queries) = (n * key, rows.count * key);
-        let [de, d0, d1, d2] = self.adjoints.each_mut().map(|buffer| &mut buffer[..n * mixed]);
-        let de = &mut de[..of_queries];
+        let [de, adjoints] = &mut self.adjoints;
+        let (de, adjoints) = (&mut de[..of_queries], &mut adjoints[..3 * n * mixed]);
         let plain = &mut self.plain;
         let head = Head { tokens: n, key: mixed, value: key };
         let mut work = layer.mixer.scalar().map(|_| Workspace::new(&head));
+        // Whether a head's queries, keys and values are made of the same channels of the same tokens: what they add to the
+        // gradient in those is one sum.
+        let together = !layer.positions && powers == 0 && queries == all;
         for h in 0..layer.heads {
+            let (dq, rest) = adjoints.split_at_mut(n * mixed);
+            let (dk, dv) = rest.split_at_mut(n * mixed);
             let matrices = Matrices::new(layer, width, at, h);
             let [q, k, v, o] = store.head(layer, h, [rows.count, n]);
             let kept = store.weights.len() / layer.heads;
@@ -1457,7 +1482,7 @@ impl<T: OnLanes> Pass<T> {
                 [Soon::all(q), Soon::all(k)]
             };
             linear_weights((rows, channels, key), dy, o, (sum, matrices.out), soon[0]);
-            linear_adjoint::<T, false>((rows, channels, key), (p, matrices.out), dy, de, soon[1]);
+            linear_adjoint::<T, false>((rows, channels, key), (p, matrices.out), (dy, ONE), de, soon[1]);
             // The next head's outputs.
             let next = &store.o[(h + 1) * of_queries..][..if h + 1 < layer.heads { of_queries } else { 0 }];
             // What becomes of a gradient in queries, keys or values once it is known.
@@ -1483,47 +1508,48 @@ impl<T: OnLanes> Pass<T> {
                     d[size - key..].fill(Lanes::zero());
                 }
                 linear_weights((of, key, inputs), d, made_of, (sum, w), soon);
-                if wanted {
-                    linear_adjoint::<T, true>((of, key, width), (p, w), d, before, Soon::nothing());
+                if wanted && !together {
+                    linear_adjoint::<T, true>((of, key, width), (p, w), (d, ONE), before, Soon::nothing());
                 }
             };
             if let Some(work) = &mut work {
                 prefetch(v);
                 let scalar = p[at.scalar + h].exp();
-                let into = (&mut *d0, &mut *d1, &mut *d2);
+                let into = (&mut *dq, &mut *dk, &mut *dv);
                 let slope = match layer.mixer {
                     Mixer::Delta { implicit } => delta_rule::backward(&head, q, k, v, scalar, implicit, de, work, into),
                     mixer => mesa_layer::backward(&head, q, k, v, scalar, T::of(mixer.forget()), de, work, into),
                 };
                 sum[at.scalar + h] += T::of(scalar.f64() * slope.sum());
-                through(sum, Kind::Query, d0, Soon::nothing());
-                through(sum, Kind::Key, d1, Soon::nothing());
-                through(sum, Kind::Value, d2, Soon::all(next));
-                continue;
-            }
-            let softmax = layer.mixer == Mixer::Softmax;
-            let scale = T::of(if softmax { 1.0 / (key as f64).sqrt() } else { 1.0 });
-            for causal in Causal::blocks(queries) {
-                let (q, in_outputs) = (&q[causal.place(mixed)], &mut de[causal.place(key)]);
-                let scores = if kept > 0 {
-                    kept_weights
-                } else {
-                    weights(&causal, layer, q, k, &mut self.scores, Soon::all(v));
-                    &*self.scores
-                };
-                lower(&causal, key, T::of(1.0), (in_outputs, v), &mut self.slopes, Soon::all(k));
-                mix_adjoint(&causal, key, T::of(1.0), (scores, in_outputs), d0, Soon::all(q));
-                if softmax {
-                    T::on_lanes(SoftmaxAdjoint { causal: &causal, weights: scores, slopes: &mut self.slopes });
+            } else {
+                let softmax = layer.mixer == Mixer::Softmax;
+                let scale = T::of(if softmax { 1.0 / (key as f64).sqrt() } else { 1.0 });
+                for causal in Causal::blocks(queries) {
+                    let (q, in_outputs) = (&q[causal.place(mixed)], &de[causal.place(key)]);
+                    let scores = if kept > 0 {
+                        kept_weights
+                    } else {
+                        weights(&causal, layer, q, k, &mut self.scores, Soon::all(v));
+                        &*self.scores
+                    };
+                    lower(&causal, key, T::of(1.0), (in_outputs, v), &mut self.slopes, Soon::all(k));
+                    mix_adjoint(&causal, key, T::of(1.0), (scores, in_outputs), dv, Soon::all(q));
+                    if softmax {
+                        T::on_lanes(SoftmaxAdjoint { causal: &causal, weights: scores, slopes: &mut self.slopes });
+                    }
+                    let in_queries = &mut dq[causal.place(mixed)];
+                    mix(&causal, mixed, scale, (&self.slopes, k), in_queries, Soon::nothing());
+                    mix_adjoint(&causal, mixed, scale, (&self.slopes, q), dk, Soon::nothing());
                 }
-                // The gradient in the outputs gives way to that in the queries, where that is no wider.
-                let in_queries = if powers > 0 { &mut d2[causal.place(mixed)] } else { in_outputs };
-                mix(&causal, mixed, scale, (&self.slopes, k), in_queries);
-                mix_adjoint(&causal, mixed, scale, (&self.slopes, q), d1, Soon::nothing());
             }
-            through(sum, Kind::Value, d0, Soon::nothing());
-            through(sum, Kind::Query, if powers > 0 { &mut *d2 } else { &mut *de }, Soon::nothing());
-            through(sum, Kind::Key, d1, Soon::all(next));
+            through(sum, Kind::Value, dv, Soon::nothing());
+            through(sum, Kind::Query, dq, Soon::nothing());
+            through(sum, Kind::Key, dk, Soon::all(next));
+            if wanted && together {
+                let three = Terms { count: 3, tokens: n * mixed, weights: at.k - at.q };
+                let (size, w) = ((all, key, width), matrices.query);
+                linear_adjoint::<T, true>(size, (p, w), (adjoints, three), before, Soon::nothing());
+            }
         }
         std::mem::swap(after, before);
     }
