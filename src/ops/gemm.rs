@@ -674,6 +674,8 @@ struct Transpose<'a> {
 
 impl Job for Transpose<'_> {
     type Output = ();
+    // Loops over indices: an iterator's parts may be compiled elsewhere, without the caller's instructions.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn run<V: Simd>(self) {
         let Transpose { size: [k, n], from, stride, to, step, panel } = self;
@@ -682,6 +684,18 @@ impl Job for Transpose<'_> {
             let base = column / PANEL * panel + column % PANEL;
             for p in (0..k).step_by(WIDTH) {
                 let height = (k - p).min(WIDTH);
+                if width == WIDTH && height == WIDTH {
+                    // Loops of known lengths: the block stays in registers.
+                    let mut block = [V::zero(); WIDTH];
+                    for row in 0..WIDTH {
+                        block[row] = V::load(&simd::vectors(from, (column + row) * stride + p, 1)[0]);
+                    }
+                    V::transpose(&mut block);
+                    for row in 0..WIDTH {
+                        block[row].store(&mut simd::vectors_mut(to, base + (p + row) * step, 1)[0]);
+                    }
+                    continue;
+                }
                 let mut block = [V::zero(); WIDTH];
                 for (row, to) in block.iter_mut().enumerate().take(width) {
                     let row = &from[(column + row) * stride + p..];

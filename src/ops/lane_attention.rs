@@ -226,8 +226,16 @@ impl Job for Gather<'_> {
                     }
                     V::transpose(&mut block);
                     let to = &mut matrix[t * key + c..][..WIDTH.min(key - c)];
+                    if let Ok(to) = <&mut [_; WIDTH]>::try_from(&mut *to) {
+                        for i in 0..WIDTH {
+                            block[i].store(&mut to[i].0);
+                        }
+                        continue;
+                    }
+                    // A copy alone is indexed by what is not known when this is compiled: the block itself stays in registers.
+                    let part = block;
                     for i in 0..to.len() {
-                        block[i].store(&mut to[i].0);
+                        part[i].store(&mut to[i].0);
                     }
                 }
             }
@@ -254,22 +262,29 @@ impl Job for Scatter<'_> {
             for t in 0..tokens {
                 for c in (0..key).step_by(WIDTH) {
                     let from = &matrix[t * key + c..][..WIDTH.min(key - c)];
+                    let at = t * places.stride + m * heads * key + c;
+                    if let (Ok(from), LANES) = (<&[_; WIDTH]>::try_from(from), places.present) {
+                        // Loops of known lengths: the block stays in registers.
+                        let mut block = [V::zero(); WIDTH];
+                        for i in 0..WIDTH {
+                            block[i] = V::load(&from[i].0);
+                        }
+                        V::transpose(&mut block);
+                        for lane in 0..LANES {
+                            // SAFETY: `scatter` has found the last row inside.
+                            block[lane].store(unsafe { &mut *rows.as_mut_ptr().add(places.starts[lane] + at).cast() });
+                        }
+                        continue;
+                    }
                     let mut block = [V::zero(); WIDTH];
                     for i in 0..from.len() {
                         block[i] = V::load(&from[i].0);
                     }
                     V::transpose(&mut block);
-                    let at = t * places.stride + m * heads * key + c;
                     for lane in 0..places.present {
-                        let at = places.starts[lane] + at;
-                        if from.len() == WIDTH {
-                            // SAFETY: `scatter` has found the last row inside.
-                            block[lane].store(unsafe { &mut *rows.as_mut_ptr().add(at).cast() });
-                        } else {
-                            let mut part = [0.0; WIDTH];
-                            block[lane].store(&mut part);
-                            rows[at..][..from.len()].copy_from_slice(&part[..from.len()]);
-                        }
+                        let mut part = [0.0; WIDTH];
+                        block[lane].store(&mut part);
+                        rows[places.starts[lane] + at..][..from.len()].copy_from_slice(&part[..from.len()]);
                     }
                 }
             }
