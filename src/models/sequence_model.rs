@@ -1,6 +1,6 @@
 //! Models that turn token sequences into predictions by one fused op: what transformers and LSTMs have in common.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dfdx::prelude::{Cpu, Gradients, Merge, Tape, TensorFromVec};
 
@@ -14,6 +14,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct SequenceModel<C> {
     config: C,
+    /// Where its tensors are, and their names.
+    entries: Arc<[Entry]>,
     /// All tensors, one after the other, where they can be read and changed in place.
     values: Vec<f32>,
     /// dfdx's tensor of them.
@@ -31,7 +33,8 @@ struct Shadow {
 impl<C: Clone> Clone for SequenceModel<C> {
     fn clone(&self) -> Self {
         let params = Mutex::new(self.shadow().clone());
-        SequenceModel { config: self.config.clone(), values: self.values.clone(), params }
+        let (config, entries) = (self.config.clone(), Arc::clone(&self.entries));
+        SequenceModel { config, entries, values: self.values.clone(), params }
     }
 }
 
@@ -50,7 +53,7 @@ impl<C: Architecture> SequenceModel<C> {
     /// their number is another.
     pub fn from_values(config: C, values: Vec<f32>) -> Result<Self> {
         config.check()?;
-        let expected = config.tensors().last().map_or(0, |e| e.at.end);
+        let expected = config.parameters();
         if values.len() != expected {
             return Err(Error::shape("parameters", &[values.len()], format!("[{expected}]")));
         }
@@ -58,7 +61,8 @@ impl<C: Architecture> SequenceModel<C> {
         let params = Cpu::default()
             .try_tensor_from_vec(values.clone(), (expected,))
             .map_err(|e| Error::numerical("parameters", e.to_string()))?;
-        Ok(SequenceModel { config, values, params: Mutex::new(Shadow { tensor: params, stale: false }) })
+        let (entries, params) = (config.tensors().into(), Mutex::new(Shadow { tensor: params, stale: false }));
+        Ok(SequenceModel { config, entries, values, params })
     }
 
     /// The architecture.
@@ -83,9 +87,8 @@ impl<C: Architecture> SequenceModel<C> {
     }
 
     fn entry(&self, name: &str) -> Result<Entry> {
-        let entries = self.config.tensors();
-        let found = entries.iter().find(|e| e.name == name).cloned();
-        found.ok_or_else(|| Error::unknown("tensor", name, entries.into_iter().map(|e| e.name)))
+        let found = self.entries.iter().find(|e| e.name == name).cloned();
+        found.ok_or_else(|| Error::unknown("tensor", name, self.entries.iter().map(|e| e.name.clone())))
     }
 
     /// The values of the tensor `name`, row-major.
@@ -157,10 +160,19 @@ impl<C: Architecture> SequenceModel<C> {
         let weights: Vec<f32> = sequences.weights().iter().map(|w| (w / batch.batch as f64) as f32).collect();
         let objective = Objective::Squares { targets: sequences.targets(), weights: &weights };
         let mut gradients = Gradients::leaky();
-        let into = gradients
-            .get_or_alloc_mut(&self.shadow().tensor)
-            .map_err(|e| Error::numerical("gradient", e.to_string()))?;
-        let (loss, _) = sequence::differentiate(&self.config, &self.values, batch, objective, into, false)?;
+        let all = &mut gradients;
+        let (config, values) = (&self.config, &self.values);
+        let (loss, _) = sequence::differentiate(
+            config,
+            values,
+            batch,
+            objective,
+            move || match all.get_or_alloc_mut(&self.shadow().tensor) {
+                Ok(zeros) => Ok(zeros.as_mut_slice()),
+                Err(e) => Err(Error::numerical("gradient", e.to_string())),
+            },
+            false,
+        )?;
         Ok((loss, gradients))
     }
 
@@ -187,12 +199,12 @@ impl<C: Architecture> Parameters for SequenceModel<C> {
         let before = self.params();
         self.shadow().stale = true;
         let values = &mut self.values;
-        let visited = self.config.tensors().into_iter().try_for_each(|Entry { name, shape, at }| {
+        let visited = self.entries.iter().try_for_each(|Entry { name, shape, at }| {
             let gradient = |gradients: &mut Gradients<f32, Cpu>| {
                 let all = gradients.get_or_alloc_mut(&before);
                 Ok(all.map_err(|e| Error::numerical("gradient", e.to_string()))?[at.clone()].to_vec())
             };
-            visitor(Parameter { name: &name, shape: &shape, values: &mut values[at.clone()], gradient: &gradient })
+            visitor(Parameter { name, shape, values: &mut values[at.clone()], gradient: &gradient })
         });
         if visited.is_err() {
             before.copy_into(&mut self.values);
@@ -209,9 +221,8 @@ impl<C: Architecture> Parameters for SequenceModel<C> {
         let gradient =
             source.get_or_alloc_mut(&self.shadow().tensor).map_err(|e| Error::numerical("gradient", e.to_string()))?;
         let (mut values, mut gradients) = (self.values.as_mut_slice(), gradient.as_mut_slice());
-        let entries = self.config.tensors();
-        let mut tensors = Vec::with_capacity(entries.len());
-        for Entry { name, shape, at } in &entries {
+        let mut tensors = Vec::with_capacity(self.entries.len());
+        for Entry { name, shape, at } in self.entries.iter() {
             let (mine, later) = std::mem::take(&mut values).split_at_mut(at.len());
             let (gradient, later_gradients) = std::mem::take(&mut gradients).split_at_mut(at.len());
             tensors.push(WithGradient { name, shape, values: mine, gradient });

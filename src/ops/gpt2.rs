@@ -10,6 +10,7 @@
 //! Layer norm's affine map and the position vectors are folded into the affine layers (`ops::affine`); how a batch is
 //! cut into parts is in [`super::sequence`].
 
+use std::fmt;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use super::lane_attention::LaneHeads;
 use super::lanes::{LANES, in_lanes, in_lanes_mut};
 use super::layer_norm::{Rows, normalise, normalise_backward};
 use super::memory::Arena;
-use super::sequence::{Architecture, Entry, Network, Pass, Turn};
+use super::sequence::{Architecture, Entry, Layout, Network, Pass, Turn};
 use super::simd::WIDTH;
 use crate::error::array_len;
 use crate::{Error, Result};
@@ -155,7 +156,15 @@ impl Architecture for Gpt2Config {
     /// Hugging Face's names for GPT-2; `read_in` and `read_out` are PyTorch's linear layers `[out, in]`, the others
     /// `[in, out]`.
     fn tensors(&self) -> Vec<Entry> {
-        layout(self).0
+        let mut tensors = Layout::with_entries();
+        layout(self, &mut tensors);
+        tensors.entries()
+    }
+
+    fn parameters(&self) -> usize {
+        let mut tensors = Layout::default();
+        layout(self, &mut tensors);
+        tensors.parameters()
     }
 
     fn entries(&self) -> [usize; 2] {
@@ -192,31 +201,24 @@ struct Index {
     read_out: Places,
 }
 
-fn layout(config: &Gpt2Config) -> (Vec<Entry>, Index) {
-    let mut entries: Vec<Entry> = Vec::new();
-    let mut add = |wanted: bool, name: String, shape: &[usize]| -> Range<usize> {
-        if !wanted {
-            return 0..0;
-        }
-        let start = entries.last().map_or(0, |e| e.at.end);
-        let at = start..start + shape.iter().product::<usize>();
-        entries.push(Entry { name, shape: shape.to_vec(), at: at.clone() });
-        at
+fn layout(config: &Gpt2Config, tensors: &mut Layout) -> Index {
+    let mut add = |wanted: bool, name: fmt::Arguments<'_>, shape: &[usize]| {
+        if wanted { tensors.add(name, shape) } else { 0..0 }
     };
     let Gpt2Config { inputs, outputs, width, mlp, biases, read, .. } = *config;
     let inner = config.heads * config.key;
     let read_in = Places {
-        weight: add(read, "read_in.weight".into(), &[width, inputs]),
-        bias: add(read && biases, "read_in.bias".into(), &[width]),
+        weight: add(read, format_args!("read_in.weight"), &[width, inputs]),
+        bias: add(read && biases, format_args!("read_in.bias"), &[width]),
     };
     let mut index = Index { read_in, ..Index::default() };
     if let Positions::Learned(count) = config.positions {
-        index.positions = add(true, "wpe.weight".into(), &[count, width]);
+        index.positions = add(true, format_args!("wpe.weight"), &[count, width]);
     }
     for l in 0..config.layers {
         let mut affine = |wanted: bool, bias: bool, name: &str, shape: &[usize]| Places {
-            weight: add(wanted, format!("h.{l}.{name}.weight"), shape),
-            bias: add(wanted && bias, format!("h.{l}.{name}.bias"), &shape[shape.len() - 1..]),
+            weight: add(wanted, format_args!("h.{l}.{name}.weight"), shape),
+            bias: add(wanted && bias, format_args!("h.{l}.{name}.bias"), &shape[shape.len() - 1..]),
         };
         let norm = config.layer_norm;
         let ln_1 = affine(norm, true, "ln_1", &[width]);
@@ -231,14 +233,14 @@ fn layout(config: &Gpt2Config) -> (Vec<Entry>, Index) {
         index.blocks.push([ln_1, attn, proj, ln_2, fc, out]);
     }
     index.norm = Places {
-        weight: add(config.layer_norm, "ln_f.weight".into(), &[width]),
-        bias: add(config.layer_norm, "ln_f.bias".into(), &[width]),
+        weight: add(config.layer_norm, format_args!("ln_f.weight"), &[width]),
+        bias: add(config.layer_norm, format_args!("ln_f.bias"), &[width]),
     };
     index.read_out = Places {
-        weight: add(read, "read_out.weight".into(), &[outputs, width]),
-        bias: add(read && biases, "read_out.bias".into(), &[outputs]),
+        weight: add(read, format_args!("read_out.weight"), &[outputs, width]),
+        bias: add(read && biases, format_args!("read_out.bias"), &[outputs]),
     };
-    (entries, index)
+    index
 }
 
 struct Block {
@@ -266,7 +268,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(config: &'a Gpt2Config, length: usize) -> Plan<'a> {
-        let index = layout(config).1;
+        let index = layout(config, &mut Layout::default());
         let (width, inner) = (config.width, config.heads * config.key);
         let mut sizes = Sizes::default();
         let none = Places::default();

@@ -9,14 +9,14 @@
 //! with h for the prompts of a chunk side by side: rows are ordered by token, then by prompt. Nothing stands between the
 //! read-in and the first layer's W: the two are one map of the tokens.
 
-use std::ops::Range;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::affine::{Affine, Places, Sizes, stride};
 use super::attention::MARGIN;
 use super::memory::Arena;
-use super::sequence::{Architecture, Entry, Network, Pass, Turn};
+use super::sequence::{Architecture, Entry, Layout, Network, Pass, Turn};
 use super::simd::{Job, Simd, WIDTH, dispatch, vectors, vectors_mut};
 use crate::error::array_len;
 use crate::{Error, Result};
@@ -50,29 +50,23 @@ struct Index {
     read_out: Places,
 }
 
-fn layout(config: &LstmConfig) -> (Vec<Entry>, Index) {
+fn layout(config: &LstmConfig, tensors: &mut Layout) -> Index {
     let LstmConfig { inputs, outputs, layers, width } = *config;
-    let mut entries: Vec<Entry> = Vec::new();
-    let mut add = |name: String, shape: &[usize]| -> Range<usize> {
-        let start = entries.last().map_or(0, |e| e.at.end);
-        let at = start..start + shape.iter().product::<usize>();
-        entries.push(Entry { name, shape: shape.to_vec(), at: at.clone() });
-        at
+    let mut affine = |weight: fmt::Arguments<'_>, bias: fmt::Arguments<'_>, rows: usize, columns: usize| Places {
+        weight: tensors.add(weight, &[rows, columns]),
+        bias: tensors.add(bias, &[rows]),
     };
-    let mut affine = |weight: String, bias: String, rows: usize, columns: usize| Places {
-        weight: add(weight, &[rows, columns]),
-        bias: add(bias, &[rows]),
-    };
-    let read_in = affine("read_in.weight".into(), "read_in.bias".into(), width, inputs);
+    let read_in = affine(format_args!("read_in.weight"), format_args!("read_in.bias"), width, inputs);
     let layers = (0..layers)
         .map(|l| {
             ["ih", "hh"].map(|from| {
-                affine(format!("lstm.weight_{from}_l{l}"), format!("lstm.bias_{from}_l{l}"), 4 * width, width)
+                let (weight, bias) = (format_args!("lstm.weight_{from}_l{l}"), format_args!("lstm.bias_{from}_l{l}"));
+                affine(weight, bias, 4 * width, width)
             })
         })
         .collect();
-    let read_out = affine("read_out.weight".into(), "read_out.bias".into(), outputs, width);
-    (entries, Index { read_in, layers, read_out })
+    let read_out = affine(format_args!("read_out.weight"), format_args!("read_out.bias"), outputs, width);
+    Index { read_in, layers, read_out }
 }
 
 impl Architecture for LstmConfig {
@@ -94,7 +88,15 @@ impl Architecture for LstmConfig {
 
     /// PyTorch's names and shapes.
     fn tensors(&self) -> Vec<Entry> {
-        layout(self).0
+        let mut tensors = Layout::with_entries();
+        layout(self, &mut tensors);
+        tensors.entries()
+    }
+
+    fn parameters(&self) -> usize {
+        let mut tensors = Layout::default();
+        layout(self, &mut tensors);
+        tensors.parameters()
     }
 
     fn entries(&self) -> [usize; 2] {
@@ -131,7 +133,7 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(config: &'a LstmConfig, length: usize) -> Plan<'a> {
-        let index = layout(config).1;
+        let index = layout(config, &mut Layout::default());
         let mut sizes = Sizes::default();
         let (none, width) = (Places::default(), config.width);
         let mut layers = Vec::with_capacity(config.layers);

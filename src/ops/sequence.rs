@@ -4,6 +4,7 @@
 //! at once, backward, so that what the backward pass reads is still in the cache; layer by layer its gradient in the weights is
 //! added to that of the chunks before it, when these have been there ([`Turn`]).
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,6 +30,40 @@ pub struct Entry {
     pub at: Range<usize>,
 }
 
+/// The tensors of a model, one after the other in the vector of all parameters.
+#[derive(Default)]
+pub(super) struct Layout {
+    entries: Option<Vec<Entry>>,
+    end: usize,
+}
+
+impl Layout {
+    /// Their places, names and shapes are kept; with [`Layout::default`] they are passed over, at every step of a training.
+    pub(super) fn with_entries() -> Self {
+        Layout { entries: Some(Vec::new()), end: 0 }
+    }
+
+    /// The place of the next tensor.
+    pub(super) fn add(&mut self, name: fmt::Arguments<'_>, shape: &[usize]) -> Range<usize> {
+        let at = self.end..self.end + shape.iter().product::<usize>();
+        self.end = at.end;
+        if let Some(entries) = &mut self.entries {
+            entries.push(Entry { name: name.to_string(), shape: shape.to_vec(), at: at.clone() });
+        }
+        at
+    }
+
+    /// The entries of all tensors, if they are kept.
+    pub(super) fn entries(self) -> Vec<Entry> {
+        self.entries.unwrap_or_default()
+    }
+
+    /// Parameters of all tensors.
+    pub(super) fn parameters(&self) -> usize {
+        self.end
+    }
+}
+
 /// The architecture of a sequence model: what its tensors are, and how it runs.
 pub trait Architecture: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// Whether there can be such a model.
@@ -39,6 +74,9 @@ pub trait Architecture: Clone + std::fmt::Debug + Send + Sync + 'static {
 
     /// The tensors of the model, in order.
     fn tensors(&self) -> Vec<Entry>;
+
+    /// The number of parameters, of all tensors.
+    fn parameters(&self) -> usize;
 
     /// Entries of a token and of a prediction.
     fn entries(&self) -> [usize; 2];
@@ -166,8 +204,7 @@ impl<'a> Batch<'a> {
 
     fn check(&self, config: &impl Architecture, params: &[f32]) -> Result<()> {
         config.check()?;
-        let expected = config.tensors().last().map_or(0, |e| e.at.end);
-        let inputs = config.entries()[0];
+        let (expected, inputs) = (config.parameters(), config.entries()[0]);
         if params.len() != expected {
             return Err(Error::shape("parameters", &[params.len()], format!("[{expected}]")));
         }
@@ -264,14 +301,14 @@ pub(crate) enum Objective<'a> {
     Given(&'a [f32]),
 }
 
-/// The gradient of an objective in the parameters, into the zeros of `gradient`; the sum of squares, or 0; and the gradient in
-/// the tokens, if asked for.
-pub(crate) fn differentiate(
+/// The gradient of an objective in the parameters, into the zeros that `gradient` gives, while the pass is prepared; the sum of
+/// squares, or 0; and the gradient in the tokens, if asked for.
+pub(crate) fn differentiate<'g>(
     config: &impl Architecture,
     params: &[f32],
     batch: Batch<'_>,
     objective: Objective<'_>,
-    gradient: &mut [f32],
+    gradient: impl FnOnce() -> Result<&'g mut [f32]> + Send,
     in_tokens: bool,
 ) -> Result<(f64, Option<Vec<f32>>)> {
     batch.check(config, params)?;
@@ -291,8 +328,9 @@ pub(crate) fn differentiate(
     let network = &*config.network(batch.length);
     batch.check_room(network)?;
     // All inside the pool: each call of it from outside would wake a thread and wait for it.
-    Ok(rayon::scope(|_| {
-        let prepared = prepare(network, params);
+    rayon::scope(|_| {
+        let (prepared, gradient) = rayon::join(|| prepare(network, params), gradient);
+        let gradient = gradient?;
         let w = prepared.as_ref();
         let work = Work { network, w, params, batch, objective, in_tokens, entries: [inputs, outputs] };
         let (chunks, mut sums) = (work.chunks(), Vec::new());
@@ -308,8 +346,8 @@ pub(crate) fn differentiate(
             all
         });
         unfold(network, params, sums, gradient);
-        (loss, tokens)
-    }))
+        Ok((loss, tokens))
+    })
 }
 
 /// The sum of the sums in the folded weights becomes the gradient in the parameters.
@@ -563,7 +601,7 @@ where
         let batch = Batch { tokens: &t, batch, length, every };
         let mut in_params = vec![0.0; p.len()];
         // The forward pass has checked every shape: this cannot fail.
-        let (_, d) = differentiate(&config, &p, batch, Objective::Given(&e), &mut in_params, true)
+        let (_, d) = differentiate(&config, &p, batch, Objective::Given(&e), || Ok(&mut in_params), true)
             .map_err(|_| CpuError::WrongNumElements)?;
         gradients.get_or_alloc_mut(&params)?.iter_mut().zip(&in_params).for_each(|(g, v)| *g += v);
         let d = d.unwrap_or_default();
