@@ -187,9 +187,7 @@ pub(super) fn product<T: OnLanes, R: Factor<T>, const ADD: bool>(
         let blocks = T::on_lanes(OfProducts::<R::Entry, ADD>(PhantomData));
         let (left, right, out) = (left.as_ptr(), right.first(), out.as_mut_ptr());
         // SAFETY: the views are inside.
-        unsafe {
-            blocks.run(extent, part, scale, (left, l), (right, r), (out, place), Ahead::new(ahead, extent, part))
-        };
+        unsafe { blocks.run(extent, part, scale, (left, l), (right, r), (out, place), ahead) };
     }
 }
 
@@ -230,7 +228,10 @@ struct Ahead<'a, T> {
 
 impl<'a, T> Ahead<'a, T> {
     fn new(soon: Soon<'a, T>, extent: Extent, part: Part) -> Self {
-        // About so many blocks: what a few of them too many leave is not asked for.
+        if soon.entries.is_empty() {
+            return Ahead { soon, each: 0, at: 0, end: 0 };
+        }
+        // About so many blocks: what a few of them too many leave is not asked for, which takes no longer.
         let blocks = (extent.rows / SIDE).max(1) * (extent.columns / SIDE).max(1);
         let blocks = if matches!(part, Part::Lower(_)) { blocks.div_ceil(2) } else { blocks };
         let rows = soon.entries.len() / soon.row;
@@ -263,7 +264,7 @@ impl<'a, T> Ahead<'a, T> {
     }
 }
 
-/// `C += Σ over the lanes of L Rᵀ`, the entries of a row of C one after the other: gradients of what the lanes share. What is
+/// `C = Σ over the lanes of L Rᵀ`, the entries of a row of C one after the other: gradients of what the lanes share. What is
 /// `ahead`: as in [`product`].
 pub(super) fn reduced_product<T: OnLanes>(
     extent: Extent,
@@ -275,7 +276,6 @@ pub(super) fn reduced_product<T: OnLanes>(
     if check(extent, left, l, right, r) {
         let inside = place.inner == 1 && place.last(extent.rows, extent.columns, 1) < out.len();
         assert!(inside, "a product outside its result");
-        let ahead = Ahead::new(ahead, extent, Part::All);
         let (left, right, out) = (left.as_ptr(), right.as_ptr(), out.as_mut_ptr());
         // SAFETY: the views are inside.
         unsafe { T::on_lanes(OfSums).run(extent, Part::All, T::of(1.0), (left, l), (right, r), (out, place), ahead) };
@@ -444,7 +444,7 @@ impl<T: Real, const M: usize, const N: usize> Apart<T> for Sums<M, N> {
             // SAFETY: the caller's; the entries of a row of the result are one after the other.
             let out = unsafe { &mut *out.wrapping_add(a * of.row).cast::<[T; N]>() };
             for b in 0..N {
-                out[b] += sums.0[a * N + b];
+                out[b] = sums.0[a * N + b];
             }
         }
     }
@@ -593,7 +593,7 @@ impl<T: Real, R: Entry<T>, O> Sizes<T, R, O> {
         (left, l): (*const Lanes<T>, View),
         (right, r): (R, View),
         (out, place): (*mut O, View),
-        mut ahead: Ahead<'_, T>,
+        ahead: Soon<'_, T>,
     ) {
         let Extent { columns, inner, terms, .. } = extent;
         let common = Common { l, r, terms, scale, row: place.row, column: place.inner };
@@ -617,6 +617,7 @@ impl<T: Real, R: Entry<T>, O> Sizes<T, R, O> {
         let lower = matches!(part, Part::Lower(_));
         let all = if lower { self.cut(columns) } else { self.cut_large(columns) };
         let mut rows = self.cut(extent.rows);
+        let mut ahead = Ahead::new(ahead, extent, part);
         while let Some(first) = rows.next() {
             let first = strip(first);
             let second = rows.next().map_or(Strip { columns: 0, ..first }, strip);

@@ -303,22 +303,31 @@ impl<T: OnLanes> LaneBatch<T> {
     /// [`Error::Shape`] unless the values fill the shape, which has no side of 0.
     pub fn new<V>(batch: usize, tokens: usize, channels: usize, values: &[V]) -> Result<Self>
     where
-        V: Copy + Into<f64> + Sync,
+        V: Copy + Into<f64> + Sync + 'static,
     {
         let len = array_len::<Lanes<T>>("sequences", &[batch.div_ceil(LANES), tokens, channels])?;
         if len == 0 || values.len() != batch * tokens * channels {
             return Err(Error::shape("sequences", &[values.len()], format!("[{batch}, {tokens}, {channels}], none 0")));
         }
-        let (mut tiles, size) = (vec![Lanes::zero(); len], tokens * channels);
-        tiles.par_chunks_mut(size).zip(values.par_chunks(LANES * size)).for_each(|(tile, sequences)| {
+        // A number of the same type need not become another one on the way.
+        let entry = |v: &V| (v as &dyn Any).downcast_ref().copied().unwrap_or_else(|| T::of((*v).into()));
+        let (mut tiles, size) = (Vec::with_capacity(len), tokens * channels);
+        let places = &mut tiles.spare_capacity_mut()[..len];
+        places.par_chunks_mut(size).zip(values.par_chunks(LANES * size)).for_each(|(tile, sequences)| {
             // A stretch of every sequence before the next: what is written stays in the nearest cache.
             for (k, stretch) in tile.chunks_mut(LANES).enumerate() {
+                let mut block = [Lanes::zero(); LANES];
                 for (lane, sequence) in sequences.chunks(size).enumerate() {
-                    let values = &sequence[k * LANES..];
-                    stretch.iter_mut().zip(values).for_each(|(lanes, v)| lanes.0[lane] = T::of((*v).into()));
+                    let values = &sequence[k * LANES..][..stretch.len()];
+                    block.iter_mut().zip(values).for_each(|(lanes, v)| lanes.0[lane] = entry(v));
                 }
+                stretch.iter_mut().zip(block).for_each(|(place, lanes)| {
+                    place.write(lanes);
+                });
             }
         });
+        // SAFETY: there is a tile for every sixteen sequences begun, and all entries of every tile have been written.
+        unsafe { tiles.set_len(len) };
         Ok(LaneBatch { batch, tokens, channels, tiles })
     }
 
@@ -622,7 +631,7 @@ fn pull<T: OnLanes>(
             pass.forward(parameters, tile);
             let mut e = vec![Lanes::zero(); pass.prediction.len()];
             let value = loss(LANES.min(batch - i * LANES), &pass.prediction, target, &mut e);
-            let mut sum = Buffer::zeros(parameters.len());
+            let mut sum = Buffer::take(parameters.len());
             pass.backward(parameters, tile, &e, sum.as_mut(), into);
             pass.keep();
             (value, sum)
@@ -839,7 +848,7 @@ fn linear_adjoint<T: OnLanes, const ADD: bool>(
     product::<T, _, ADD>(extent, Part::All, T::of(1.0), y, (Shared(p), w), (x, place), ahead);
 }
 
-/// W += Yᵀ X over the rows and the lanes, the adjoint of [`linear`] in W.
+/// W = Yᵀ X over the rows and the lanes, the adjoint of [`linear`] in W.
 fn linear_weights<T: OnLanes>(
     (rows, outputs, inputs): (Rows, usize, usize),
     y: &[Lanes<T>],
@@ -1386,8 +1395,8 @@ impl<T: OnLanes> Pass<T> {
         }
     }
 
-    /// Adds the gradient in the parameters to `sum`, for the gradient `e` in the predictions, and writes that in the tokens
-    /// if it is wanted.
+    /// Writes the gradient in the parameters, all of it, to `sum`, for the gradient `e` in the predictions, and that in the
+    /// tokens if it is wanted.
     fn backward(&mut self, p: &[T], tile: &[Lanes<T>], e: &[Lanes<T>], sum: &mut [T], into: Option<&mut [Lanes<T>]>) {
         let (a, (rows, channels)) = (&self.a, self.read);
         let dy = &mut self.residual[0][..rows.count * channels];
@@ -1439,6 +1448,8 @@ impl<T: OnLanes> Pass<T> {
         // The gradient in what attention was added to, and its channels.
         let (dy, channels) = if let Some(hidden) = layer.mlp {
             let [up, down] = [View::new(at.up, width, 1), View::new(at.down, hidden, 1)];
+            // Channels that no prediction is made of.
+            sum[at.down + kept * hidden..at.down + width * hidden].fill(T::default());
             let mut dh = vec![Lanes::zero(); rows.count * hidden];
             linear_weights((rows, kept, hidden), dy, &store.active, (sum, down), Soon::nothing());
             linear_adjoint::<T, false>((rows, kept, hidden), (p, down), (dy, ONE), &mut dh, Soon::nothing());
@@ -1451,6 +1462,7 @@ impl<T: OnLanes> Pass<T> {
         } else {
             (dy, kept)
         };
+        sum[at.o + channels * layer.channels()..at.o + width * layer.channels()].fill(T::default());
         let x = &self.x[l];
         let seen = if layer.positions { &store.placed } else { x };
         if wanted {
@@ -1520,7 +1532,7 @@ impl<T: OnLanes> Pass<T> {
                     Mixer::Delta { implicit } => delta_rule::backward(&head, q, k, v, scalar, implicit, de, work, into),
                     mixer => mesa_layer::backward(&head, q, k, v, scalar, T::of(mixer.forget()), de, work, into),
                 };
-                sum[at.scalar + h] += T::of(scalar.f64() * slope.sum());
+                sum[at.scalar + h] = T::of(scalar.f64() * slope.sum());
             } else {
                 let softmax = layer.mixer == Mixer::Softmax;
                 let scale = T::of(if softmax { 1.0 / (key as f64).sqrt() } else { 1.0 });
