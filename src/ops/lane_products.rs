@@ -80,7 +80,8 @@ impl Queries {
 /// Rows and columns of the largest square blocks, apart from the last ones.
 const SIDE: usize = 4;
 
-/// Of the last blocks, so that none is left over that is a row or a column alone: its sums would wait for each other.
+/// Those of the last blocks, where there are enough to take in what is left over: a row or a column alone would have sums that wait
+/// for each other.
 const LAST: usize = SIDE + 1;
 
 /// Rows that the largest block of rows has beside its first one, where not all columns are needed.
@@ -107,7 +108,10 @@ impl Extent {
 }
 
 /// The right factor: an entry a lane, or one for all lanes.
-pub(super) trait Factor<T: Real>: Copy {
+///
+/// # Safety
+/// There are `count` entries from `first` on.
+pub(super) unsafe trait Factor<T: Real>: Copy {
     /// A pointer to an entry.
     type Entry: Entry<T>;
     fn count(self) -> usize;
@@ -115,7 +119,10 @@ pub(super) trait Factor<T: Real>: Copy {
 }
 
 /// A pointer to an entry of a factor.
-pub(super) trait Entry<T: Real>: Copy {
+///
+/// # Safety
+/// `ahead` leads to the entry that stands so many behind it in memory.
+pub(super) unsafe trait Entry<T: Real>: Copy {
     /// That of the entry so many behind it.
     fn ahead(self, entries: usize) -> Self;
     /// # Safety
@@ -123,7 +130,8 @@ pub(super) trait Entry<T: Real>: Copy {
     unsafe fn entry<V: Vector<T>>(self) -> V;
 }
 
-impl<T: Real> Factor<T> for &[Lanes<T>] {
+// SAFETY: a slice has its length.
+unsafe impl<T: Real> Factor<T> for &[Lanes<T>] {
     type Entry = *const Lanes<T>;
     fn count(self) -> usize {
         self.len()
@@ -133,7 +141,8 @@ impl<T: Real> Factor<T> for &[Lanes<T>] {
     }
 }
 
-impl<T: Real> Entry<T> for *const Lanes<T> {
+// SAFETY: that of `wrapping_add`.
+unsafe impl<T: Real> Entry<T> for *const Lanes<T> {
     #[inline(always)]
     fn ahead(self, entries: usize) -> Self {
         self.wrapping_add(entries)
@@ -149,7 +158,8 @@ impl<T: Real> Entry<T> for *const Lanes<T> {
 #[derive(Clone, Copy)]
 pub(super) struct Shared<'a, T>(pub &'a [T]);
 
-impl<T: Real> Factor<T> for Shared<'_, T> {
+// SAFETY: as for lanes.
+unsafe impl<T: Real> Factor<T> for Shared<'_, T> {
     type Entry = *const T;
     fn count(self) -> usize {
         self.0.len()
@@ -159,7 +169,8 @@ impl<T: Real> Factor<T> for Shared<'_, T> {
     }
 }
 
-impl<T: Real> Entry<T> for *const T {
+// SAFETY: as for lanes.
+unsafe impl<T: Real> Entry<T> for *const T {
     #[inline(always)]
     fn ahead(self, entries: usize) -> Self {
         self.wrapping_add(entries)
@@ -349,7 +360,8 @@ impl<T: Real> Common<T> {
     /// term.
     ///
     /// # Safety
-    /// The left factor has so many rows from there on, and the right one so many columns.
+    /// There is a term, and all terms and summands of so many rows of the left factor from there on and so many columns of the right
+    /// one lie inside.
     #[inline(always)]
     unsafe fn block<V: Vector<T>, R: Entry<T>, const M: usize, const N: usize>(
         &self,
@@ -416,7 +428,7 @@ impl<T: Real, R: Entry<T>, const ADD: bool, const M: usize, const N: usize> Apar
     }
 }
 
-/// The sums over the lanes of a block of `M x N` entries of a product.
+/// The sums over the lanes of a block of `M x N` entries of a product, at most sixteen.
 struct Sums<const M: usize, const N: usize>;
 
 impl<T: Real, const M: usize, const N: usize> Apart<T> for Sums<M, N> {
@@ -583,7 +595,8 @@ impl<T: Real, R: Entry<T>, O> Sizes<T, R, O> {
     /// from the nearest cache as often as from the one behind it, so few that they stay in the nearest too.
     ///
     /// # Safety
-    /// The views with `extent` lie inside what the pointers point to.
+    /// These are of this machine ([`OnLanes::on_lanes`]); the views with `extent`, which is not empty, lie inside what the pointers point
+    /// to, and entries of a row of sums over the lanes are one after the other.
     #[allow(clippy::too_many_arguments)]
     unsafe fn run(
         &self,

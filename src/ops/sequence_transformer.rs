@@ -300,7 +300,7 @@ impl<T: OnLanes> LaneBatch<T> {
     /// From `[batch, tokens, channels]`, row-major.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless the values fill the shape, which has no side of 0.
+    /// [`Error::Shape`] unless the values fill the shape, which has no side of 0; [`Error::Invalid`] if it fits in no memory.
     pub fn new<V>(batch: usize, tokens: usize, channels: usize, values: &[V]) -> Result<Self>
     where
         V: Copy + Into<f64> + Sync + 'static,
@@ -990,7 +990,7 @@ fn lower<T: OnLanes>(
     let extent = Extent::new(count, tokens, channels);
     let (rows, place) = (View::new(0, channels, 1), View::new(0, tokens, 1));
     product::<T, _, false>(extent, Part::Lower(queries), scale, (x, rows), (y, rows), (out, place), ahead);
-    // Nothing further behind has ever been written, or is read.
+    // Nothing further behind is read.
     for i in 0..count {
         let end = causal.row(i).end;
         out[end..((i + 1) * tokens).min(end + ABOVE * queries.step)].fill(Lanes::zero());
